@@ -1,0 +1,88 @@
+"""One training state, saved atomically and restored exactly: parameters, optimiser state, how far it got."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .backend import mx
+from .errors import ConfsegError
+from .files import PathLike, atomic_path
+
+Trainers = Sequence[mx.gluon.Trainer]
+
+
+def save(path: PathLike, trainers: Trainers, meta: Dict[str, Any]) -> None:
+    """Write parameters and momenta of all trainers, and `meta` (JSON-able), to one npz file."""
+    arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
+    for number, trainer in enumerate(trainers):
+        for index, parameter in enumerate(trainer._params):
+            arrays[f"{number}.{index}.value"] = parameter.data(parameter.list_ctx()[0]).asnumpy()
+        for index, state in _momenta(trainer).items():
+            arrays[f"{number}.{index}.momentum"] = state.asnumpy()
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **arrays)
+
+
+def load(path: PathLike, trainers: Trainers) -> Dict[str, Any]:
+    """Restore what `save` wrote into trainers over the same parameters; returns its `meta`.
+
+    Raises ConfsegError where the file is damaged or belongs to another network.
+    """
+    arrays, meta = _read(Path(path))
+    wanted = [
+        (f"{number}.{index}.value", parameter)
+        for number, trainer in enumerate(trainers)
+        for index, parameter in enumerate(trainer._params)
+    ]
+    for key, parameter in wanted:
+        if key not in arrays or arrays[key].shape != parameter.shape:
+            raise ConfsegError(f"{path} holds another network ({parameter.name} differs); delete it and run again")
+    for key, parameter in wanted:
+        parameter.set_data(mx.nd.array(arrays[key], dtype=parameter.dtype))
+    for number, trainer in enumerate(trainers):
+        _restore_momenta(trainer, {k: v for k, v in arrays.items() if k.startswith(f"{number}.")}, number)
+    return meta
+
+
+def load_newest(paths: Sequence[PathLike], trainers: Trainers) -> Tuple[Optional[Dict[str, Any]], List[str]]:
+    """Restore the first of `paths` that is whole; returns its meta (None where none is) and a line per damaged one."""
+    skipped = []
+    for path in paths:
+        if not Path(path).exists():
+            continue
+        try:
+            return load(path, trainers), skipped
+        except ConfsegError as error:
+            skipped.append(str(error))
+    return None, skipped
+
+
+def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+    try:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        return arrays, json.loads(arrays.pop("meta").tobytes().decode())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfsegError(f"{path} is damaged ({error})") from error
+
+
+def _momenta(trainer: mx.gluon.Trainer) -> Dict[int, mx.nd.NDArray]:
+    """Optimiser states by parameter index; those of the first device stand for all, which hold the same."""
+    if not trainer._kv_initialized:
+        trainer._init_kvstore()
+    if trainer._update_on_kvstore:
+        raise ConfsegError("checkpoint: wants a Trainer with update_on_kvstore=False")
+    return {i: state for i, state in trainer._updaters[0].states.items() if state is not None}
+
+
+def _restore_momenta(trainer: mx.gluon.Trainer, arrays: Dict[str, np.ndarray], number: int) -> None:
+    for index, parameter in enumerate(trainer._params):
+        momentum = arrays.get(f"{number}.{index}.momentum")
+        if momentum is None:
+            continue
+        for updater, ctx in zip(trainer._updaters, parameter.list_ctx()):
+            updater.states[index] = mx.nd.array(momentum, ctx=ctx, dtype=parameter.dtype)
+            updater.states_synced[index] = True

@@ -1,0 +1,261 @@
+"""One frozen, typed tree of settings read from YAML; an unknown or ill-typed key raises, naming the key."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Literal
+
+from .errors import ConfsegError
+
+BASE_KEY = "_base_"
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BuiltIn(Section):
+    """The built-in synthetic data drawn where no data root is given. size = (height, width) in pixels."""
+
+    train: int = Field(240, gt=0)
+    val: int = Field(60, gt=0)
+    size: Tuple[int, int] = (128, 256)
+    seed: int = 0
+
+
+class Data(Section):
+    """Which images. `scale` is the working resolution relative to the files (0.5 = halved)."""
+
+    name: Literal["cityscapes", "voc", "camvid", "folders"]
+    train_split: str = "train"
+    val_split: str = "val"
+    scale: float = Field(1.0, gt=0)
+    cache_megabytes: int = Field(1024, ge=0)
+    workers: int = Field(2, gt=0)
+    built_in: BuiltIn = BuiltIn()
+
+
+class Augment(Section):
+    """Training crops: scale jitter (relative to data.scale), crop = (height, width); mean and std of [0, 1] RGB."""
+
+    scale: Tuple[float, float] = (0.75, 1.75)
+    crop: Tuple[int, int] = (144, 192)
+    flip: bool = True
+    mean: Tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: Tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @field_validator("scale")
+    @classmethod
+    def _range(cls, value: Tuple[float, float]) -> Tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("wants 0 < low <= high")
+        return value
+
+
+class Encoder(Section):
+    """`weights`: null (random), "imagenet" (GluonCV's model store) or a Gluon .params file."""
+
+    name: str = "small"
+    weights: Optional[str] = None
+    frozen_batchnorm: bool = False
+
+
+class Subnet(Section):
+    """Shape of a subnet: METHOD.md section 1; `stages` are the encoder stages whose features are concatenated."""
+
+    hidden: int = Field(1, ge=0)
+    channels: int = Field(512, gt=0)
+    kernel: int = Field(3, gt=0)
+    dilation: int = Field(12, gt=0)
+    norm: Literal["none", "batch"] = "none"
+    stages: Tuple[int, ...] = (-1,)
+
+
+class Schedule(Section):
+    """SGD: linear warm-up (in updates), linear decay to 0. The loss takes one pixel in loss_stride x loss_stride."""
+
+    epochs: int = Field(80, gt=0)
+    batch_size: int = Field(8, gt=0)
+    learning_rate: float = Field(0.03, gt=0)
+    warmup: int = Field(100, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    loss_stride: int = Field(1, gt=0)
+    max_updates_per_epoch: Optional[int] = Field(None, gt=0)
+
+
+class SubnetSchedule(Schedule):
+    """`finetune_learning_rate` is for heads that start from the baseline's subnet 0; the others start at random."""
+
+    finetune_learning_rate: float = Field(0.01, gt=0)
+
+
+class Groups(Section):
+    """`source`: "auto" (partition of the confusion matrix), "paper", or the list of lists of class names itself."""
+
+    source: Union[Literal["auto", "paper"], Tuple[Tuple[str, ...], ...]] = "auto"
+    threshold: float = Field(0.02, gt=0, le=1)
+    max_group_size: int = Field(6, ge=2)
+    max_groups: Optional[int] = Field(3, ge=1)
+
+
+class Loss(Section):
+    """`cross_entropy`, optionally weighted by w_i = c_ii + lam (1 - c_ii), or the paper's `confusion` loss."""
+
+    kind: Literal["cross_entropy", "recall_weighted", "confusion"]
+    lam: float = Field(5.0, ge=0)
+    diagonal: Literal["confusion", "one"] = "confusion"
+
+
+class Cell(Section):
+    """One cell of the result table: which heads are fused and how. "baseline" is the head of the first stage."""
+
+    key: str
+    title: str
+    role: Literal["baseline", "paper", "control", "variant"] = "variant"
+    subnet0: str = "baseline"
+    subnets: Optional[str] = None
+    rule: Literal["sum", "product"] = "sum"
+    others: Literal["copy", "divide", "proportional"] = "copy"
+    adjustment: float = Field(0.0, ge=0)
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    name: str
+    description: str = ""
+    without_data: Optional[str] = None
+    paper_table: Optional[str] = None
+    seed: int = Field(0, ge=0)
+    devices: Union[Literal["auto"], Tuple[str, ...]] = "auto"
+    data: Data
+    augment: Augment = Augment()
+    encoder: Encoder = Encoder()
+    subnet0: Subnet = Subnet()
+    subnet: Subnet = Subnet()
+    baseline: Schedule = Schedule()
+    confusion_images: Literal["train", "val"] = "train"
+    groups: Groups = Groups()
+    subnets: SubnetSchedule = SubnetSchedule()
+    losses: Dict[str, Loss]
+    cells: Tuple[Cell, ...]
+
+    @model_validator(mode="after")
+    def _cells(self) -> "Config":
+        keys = [cell.key for cell in self.cells]
+        if len(set(keys)) != len(keys):
+            raise ValueError("cells: two cells have the same key")
+        if [cell.key for cell in self.cells if cell.role == "baseline"] != keys[:1]:
+            raise ValueError("cells: the first cell, and no other, has role: baseline")
+        for cell in self.cells:
+            for loss in (cell.subnet0, cell.subnets):
+                if loss not in (None, "baseline") and loss not in self.losses:
+                    raise ValueError(f"cells: {cell.key} uses the loss {loss!r}; losses: has {', '.join(self.losses)}")
+        if "baseline" in self.losses:
+            raise ValueError("losses: the name 'baseline' is taken by the head of the first stage")
+        return self
+
+
+def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file (with `_base_` inheritance), apply `key.sub=value` overrides (values are YAML), and validate.
+
+    Raises ConfsegError naming the file and the key.
+    """
+    path = Path(path)
+    tree = _read(path, ())
+    for override in overrides:
+        _override(tree, override)
+    return parse(tree, str(path))
+
+
+def parse(tree: Any, source: str) -> Config:
+    """Validate a plain tree; ConfsegError names `source` and the first offending key."""
+    if not isinstance(tree, dict):
+        raise ConfsegError(f"{source}: expected a mapping of settings")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfsegError(f"{source}: {_explain(error)}") from None
+
+
+def to_tree(config: Config) -> Dict[str, Any]:
+    """The resolved settings as plain JSON-able data; `parse(to_tree(c), ...)` gives `c` back."""
+    return config.model_dump(mode="json")
+
+
+def _read(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfsegError(f"{path}: {BASE_KEY} goes in a circle")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfsegError(f"cannot read the config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfsegError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfsegError(f"{path}: expected a mapping of settings")
+    base = tree.pop(BASE_KEY, None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfsegError(f"{path}: {BASE_KEY} must be the name of one YAML file")
+    return _merge(_read(path.parent / base, (*seen, path.resolve())), tree)
+
+
+def _merge(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:
+    """`over` wins; mappings are merged key by key, anything else (lists included) is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override(tree: Dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfsegError(f"--set {override}: wants key=value, for example --set baseline.epochs=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfsegError(f"--set {override}: the value is not valid YAML") from None
+    node = tree
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfsegError(f"--set {override}: {parent} has no keys below it")
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line, with the nearest right spelling for a misspelt key."""
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {'.'.join(where)!r}{hint}"
+    message = problem["msg"].replace("Value error, ", "")
+    if problem["type"] == "missing":
+        return f"the key {'.'.join(where)!r} is missing"
+    got = "" if not where else f" (got {problem['input']!r})"
+    return f"{'.'.join(where)}: {message}{got}" if where else message
+
+
+def _known_keys(where: List[str]) -> List[str]:
+    model: Type[BaseModel] = Config
+    for part in where:
+        if part.isdigit() or part not in model.model_fields:
+            continue
+        annotation = model.model_fields[part].annotation
+        nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        nested = [a for a in nested if issubclass(a, BaseModel)]
+        model = nested[0] if nested else model
+    return list(model.model_fields)

@@ -1,0 +1,64 @@
+"""Data sets and loaders: RGB uint8 images, uint8 train ids with 255 = ignore."""
+
+import os
+from pathlib import Path
+from typing import Optional, Tuple
+
+from ..errors import ConfsegError
+from .base import PathLike, SegmentationDataset
+from .camvid import CamVid
+from .cityscapes import Cityscapes
+from .folders import FolderPairs
+from .voc import PascalVOC
+
+__all__ = [
+    "CamVid",
+    "Cityscapes",
+    "FolderPairs",
+    "PascalVOC",
+    "SegmentationDataset",
+    "check_disjoint",
+    "find_root",
+    "open_dataset",
+]
+
+ROOT_VARIABLES = {"cityscapes": "CITYSCAPES_DATASET", "voc": "VOC_ROOT", "camvid": "CAMVID_ROOT"}
+
+_DATASETS = {"cityscapes": Cityscapes, "voc": PascalVOC, "camvid": CamVid, "folders": FolderPairs}
+
+
+def open_dataset(name: str, root: PathLike, split: str) -> SegmentationDataset:
+    """Open a split of "cityscapes", "voc", "camvid" or "folders".
+
+    `root` is the data set's folder; for "folders" its YAML file, or the folder of dataset.yaml.
+    Raises ConfsegError for another name, and what the data set's class raises.
+    """
+    if name not in _DATASETS:
+        raise ConfsegError(f"no data set {name!r}; there are {', '.join(_DATASETS)}")
+    return _DATASETS[name](root, split)
+
+
+def find_root(name: str, option: Optional[PathLike] = None) -> Tuple[Optional[Path], str]:
+    """(root, where it came from): the option, else the environment variable, else (None, "built-in").
+
+    The source is "option", "variable" or "built-in". Whether the folder exists is for `open_dataset` to say.
+    Raises ConfsegError for "folders" without an option: it has no variable and no built-in data.
+    """
+    if option is not None:
+        return Path(option).expanduser(), "option"
+    if name not in ROOT_VARIABLES:
+        raise ConfsegError(
+            f"the data set {name!r} needs --data-root: its YAML file, or the folder that holds dataset.yaml"
+        )
+    variable = os.environ.get(ROOT_VARIABLES[name])
+    return (Path(variable).expanduser(), "variable") if variable else (None, "built-in")
+
+
+def check_disjoint(train: SegmentationDataset, val: SegmentationDataset) -> None:
+    """Raise ConfsegError where an image is in both splits: the count and the first ids."""
+    shared = sorted(set(train.ids) & set(val.ids))
+    if shared:
+        raise ConfsegError(
+            f"{train.name}: {len(shared)} images of the training split {train.split!r} are in the validation split "
+            f"{val.split!r} too (first: {', '.join(shared[:3])}); choose splits that do not overlap"
+        )

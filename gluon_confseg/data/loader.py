@@ -1,0 +1,144 @@
+"""Batches and images in a fixed order, read ahead by threads."""
+
+import contextlib
+import itertools
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar
+
+import cv2
+import numpy as np
+
+from ..errors import ConfsegError
+from .base import SegmentationDataset
+from .transforms import TrainTransform
+
+_STREAM = 0  # keeps the shuffle's random numbers apart from the transform's, which also start from (seed, epoch)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch: images float32 NxCxHxW, labels uint8 NxHxW (255 = ignore), the images' ids."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: List[str]
+
+
+class TrainLoader:
+    """Shuffled, transformed batches of one epoch after another.
+
+    Order and content follow from (seed, epoch) and the transform alone, whatever the number of workers. The incomplete
+    last batch is dropped. Decoded images stay in memory until `cache_bytes` are used.
+
+    Raises ConfsegError for a split without labels and for one smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        transform: TrainTransform,
+        batch_size: int,
+        *,
+        seed: int,
+        workers: int,
+        cache_bytes: int,
+    ):
+        if not dataset.has_labels:
+            raise ConfsegError(
+                f"{dataset.name}: split {dataset.split!r} has no labels to train on; choose another split"
+            )
+        if len(dataset) < batch_size:
+            raise ConfsegError(
+                f"{dataset.name}: split {dataset.split!r} has {len(dataset)} images, fewer than a batch of "
+                f"{batch_size}; lower the batch size"
+            )
+        self._dataset = dataset
+        self._transform = transform
+        self._batch_size = batch_size
+        self._seed = seed
+        self._workers = workers
+        self._decoded = _DecodedCache(dataset, cache_bytes)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self._dataset) // self._batch_size
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch. A ConfsegError of a worker surfaces here; leaving early ends the threads."""
+        order = np.random.default_rng((_STREAM, self._seed, epoch)).permutation(len(self._dataset)).tolist()
+        order = order[: len(self) * self._batch_size]
+
+        def read(index: int) -> Tuple[np.ndarray, np.ndarray]:
+            return self._transform(*self._decoded[index], epoch=epoch, sample=index)
+
+        with contextlib.closing(_in_order(read, order, self._workers, 2 * self._batch_size)) as samples:
+            for start in range(0, len(order), self._batch_size):
+                ids = [self._dataset.ids[index] for index in order[start : start + self._batch_size]]
+                images, labels = zip(*itertools.islice(samples, len(ids)))
+                yield Batch(np.stack(images), np.stack(labels), ids)
+
+
+class EvalLoader:
+    """Iterates over (index, image uint8 RGB HxWx3, label uint8 HxW or None) of every image once, in order."""
+
+    def __init__(self, dataset: SegmentationDataset, workers: int):
+        self._dataset = dataset
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Tuple[int, np.ndarray, Optional[np.ndarray]]]:
+        def read(index: int) -> Tuple[int, np.ndarray, Optional[np.ndarray]]:
+            return index, self._dataset.image(index), self._dataset.label(index)
+
+        return _in_order(read, range(len(self._dataset)), self._workers, 2 * self._workers)
+
+
+class _DecodedCache:
+    """Image and label of a data set by index, kept in memory until `capacity` bytes are used; safe among threads."""
+
+    def __init__(self, dataset: SegmentationDataset, capacity: int):
+        self._dataset = dataset
+        self._free = capacity
+        self._kept: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        pair = self._dataset.image(index), self._dataset.label(index)
+        size = sum(array.nbytes for array in pair)
+        with self._lock:
+            # the first images stay for good: in a shuffled epoch none is likelier to come next than another
+            if index not in self._kept and size <= self._free:
+                self._free -= size
+                self._kept[index] = pair
+        return pair
+
+
+def _in_order(function: Callable[[int], T], items: Iterable[int], workers: int, ahead: int) -> Iterator[T]:
+    """function(item) for each item, in order, computed by `workers` threads, at most `ahead` results in advance.
+
+    What the function raises is raised here. Threads end with the generator, also when it is closed early.
+    """
+    cv2.setNumThreads(0)  # one thread per worker: OpenCV's own would compete with them
+    remaining = iter(items)
+    pending = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="confseg-data")
+    try:
+        pending.extend(pool.submit(function, item) for item in itertools.islice(remaining, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()
+        pool.shutdown(wait=True)

@@ -1,0 +1,127 @@
+"""PASCAL VOC 2012 segmentation (Everingham et al.) with the extra labels of SBD (Hariharan et al. 2011)."""
+
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import numpy as np
+from scipy.io import loadmat
+
+from ..errors import ConfsegError
+from ..labels import VOC
+from .base import (
+    PathLike,
+    Sample,
+    SegmentationDataset,
+    files_by_stem,
+    read_label_png,
+    read_list,
+    refuse_missing,
+    require_split,
+)
+
+SPLITS = ("train", "trainaug", "val", "test")
+_LISTS = "ImageSets/Segmentation"
+_SBD_FOLDERS = ("benchmark_RELEASE/dataset", "VOCaug/dataset")  # as released; as GluonCV's download script names it
+
+
+class PascalVOC(SegmentationDataset):
+    """One split of PASCAL VOC 2012.
+
+    `root` is .../VOCdevkit/VOC2012, .../VOCdevkit or the folder above. Splits:
+
+    - "train" (1,464 images) and "val" (1,449): ImageSets/Segmentation lists, SegmentationClass labels.
+    - "trainaug" (10,582): ImageSets/Segmentation/trainaug.txt, or (SBD train + SBD val + VOC train) - VOC val. Labels:
+      VOC's own where the image is in VOC's train list, else SegmentationClassAug/ID.png, else SBD's cls/ID.mat.
+      SBD is looked for as benchmark_RELEASE in the root and in the two folders above VOC2012.
+    - "test": no labels.
+
+    Raises ConfsegError for missing folders, lists or files, and for a training list that holds validation images.
+    """
+
+    def __init__(self, root: PathLike, split: str):
+        require_split("voc", split, SPLITS)
+        home = _find_home(Path(root))
+        sbd = _find_sbd(Path(root), home)
+        ids = _trainaug_ids(home, sbd) if split == "trainaug" else _ids(home / _LISTS / f"{split}.txt")
+        if split in ("train", "trainaug"):
+            _refuse_validation_images(home, split, ids)
+        images = files_by_stem(home / "JPEGImages", (".jpg", ".jpeg", ".png"))
+        _refuse_missing(split, ids, images, home / "JPEGImages")
+        labels: Dict[str, Optional[Path]] = dict.fromkeys(ids)
+        if split != "test":
+            labels = _labels(home, sbd, split, ids)
+        super().__init__(VOC, split, [Sample(id_, images[id_], labels[id_]) for id_ in ids])
+
+    def _read_raw_label(self, path: Path) -> np.ndarray:
+        return _read_mat(path) if path.suffix == ".mat" else read_label_png(path)
+
+
+def _find_home(root: Path) -> Path:
+    candidates = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    for home in candidates:
+        if (home / "JPEGImages").is_dir() and (home / _LISTS).is_dir():
+            return home
+    looked = ", ".join(map(str, candidates)) if root.is_dir() else f"{root}, which is no folder"
+    raise ConfsegError(f"voc: no VOC2012 (JPEGImages and {_LISTS}) in {looked}; give the folder that holds VOCdevkit")
+
+
+def _find_sbd(root: Path, home: Path) -> Optional[Path]:
+    for folder in (root, home, home.parent, home.parent.parent):
+        for name in _SBD_FOLDERS:
+            if (folder / name / "cls").is_dir():
+                return folder / name
+    return None
+
+
+def _ids(path: Path) -> List[str]:
+    """Image ids of a list; "/JPEGImages/ID.jpg /SegmentationClass/ID.png" lines count as ID."""
+    return [Path(line.split()[0]).stem for line in read_list(path)]
+
+
+def _trainaug_ids(home: Path, sbd: Optional[Path]) -> List[str]:
+    path = home / _LISTS / "trainaug.txt"
+    if path.is_file():
+        return _ids(path)
+    if sbd is None:
+        raise ConfsegError(
+            f"voc: trainaug needs {path} with SegmentationClassAug, or SBD's {_SBD_FOLDERS[0]} beside VOCdevkit; "
+            "neither is there: add one, or use the split 'train'"
+        )
+    union = {*_ids(sbd / "train.txt"), *_ids(sbd / "val.txt"), *_ids(home / _LISTS / "train.txt")}
+    return sorted(union - set(_ids(home / _LISTS / "val.txt")))
+
+
+def _refuse_validation_images(home: Path, split: str, ids: List[str]) -> None:
+    path = home / _LISTS / "val.txt"
+    shared = sorted(set(ids) & set(_ids(path))) if path.is_file() else []
+    if shared:
+        raise ConfsegError(
+            f"voc: {len(shared)} of {len(ids)} images of {home / _LISTS / split}.txt are in {path.name} too "
+            f"(first: {', '.join(shared[:3])}); take them out of the training list"
+        )
+
+
+def _labels(home: Path, sbd: Optional[Path], split: str, ids: List[str]) -> Dict[str, Path]:
+    own, augmented = home / "SegmentationClass", home / "SegmentationClassAug"
+    labels = files_by_stem(own, (".png",))
+    if split != "trainaug":
+        _refuse_missing(split, ids, labels, own)
+        return labels
+    # VOC's labels are finer than SBD's, so they win where VOC released one for training
+    fine = {id_: labels[id_] for id_ in _ids(home / _LISTS / "train.txt") if id_ in labels}
+    extra = files_by_stem(sbd / "cls", (".mat",)) if sbd is not None else {}
+    labels = {**extra, **files_by_stem(augmented, (".png",)), **fine}
+    _refuse_missing(split, ids, labels, augmented if sbd is None else sbd / "cls")
+    return labels
+
+
+def _refuse_missing(split: str, ids: List[str], found: Dict[str, Path], folder: Path) -> None:
+    refuse_missing(f"voc {split}", [id_ for id_ in ids if id_ not in found], len(ids), str(folder))
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    """SBD's class labels: GTcls.Segmentation of a .mat file, uint8 HxW."""
+    try:
+        return np.ascontiguousarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
+    except Exception as error:  # loadmat raises a dozen types on a damaged file
+        raise ConfsegError(f"{path}: cannot read GTcls.Segmentation ({error}); get SBD's file again") from error

@@ -1,0 +1,74 @@
+"""Files that are either complete or absent: atomic writing, JSON, digests."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator, Union
+
+from .errors import ConfsegError
+
+PathLike = Union[str, Path]
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, otherwise removed.
+
+    The temporary name keeps the suffix, for writers that choose the format by it. Missing parent folders are made.
+    Raises ConfsegError where the file system refuses (full disk, no permission).
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; others may read what a run wrote
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfsegError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN is refused: absent numbers are null."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a JSON file; ConfsegError names the file where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfsegError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+def sha256(path: PathLike) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,20 @@
+"""HybridBlocks of the method: encoders, subnets, fusion, the whole network, and the losses."""
+
+from .encoders import ENCODERS, SmallEncoder, get_encoder
+from .fusion import Fusion
+from .losses import ConfusionCrossEntropy, PixelCrossEntropy
+from .network import ConfSegNet
+from .subnet import Subnet
+from .upsample import Upsample
+
+__all__ = [
+    "ENCODERS",
+    "ConfSegNet",
+    "ConfusionCrossEntropy",
+    "Fusion",
+    "PixelCrossEntropy",
+    "SmallEncoder",
+    "Subnet",
+    "Upsample",
+    "get_encoder",
+]

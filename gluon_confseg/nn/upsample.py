@@ -1,0 +1,40 @@
+"""Bilinear upsampling by a whole factor, for any image size."""
+
+import numpy as np
+
+from ..backend import mx
+
+
+class Upsample(mx.gluon.HybridBlock):
+    """Bilinear upsampling (half-pixel centres) by `factor`, cropped to a reference's height and width.
+
+    Called as `upsample(x, like)` with x (N, K, h, w) and like (N, *, H, W), H <= factor h, W <= factor w; gives
+    (N, K, H, W). Feature (i, j) always stands for the same pixels, at every image size, so what is learned on crops
+    holds on whole images. It is a fixed depthwise transposed convolution on an edge-padded input: the values of
+    `BilinearResize2D(align_corners=False)`, at a fraction of its time on CPU (tools/benchmarks).
+    """
+
+    def __init__(self, channels: int, factor: int):
+        super().__init__()
+        self._channels, self._factor = channels, factor
+        ramp = 1 - np.abs((np.arange(2 * factor) - factor + 0.5) / factor)
+        kernel = np.broadcast_to(np.outer(ramp, ramp), (channels, 1, 2 * factor, 2 * factor)).astype("float32")
+        with self.name_scope():
+            self.kernel = self.params.get_constant("kernel", kernel)
+
+    def hybrid_forward(self, F, x, like, kernel):
+        factor = self._factor
+        if factor > 1:
+            # (N, K, h, w) -> (N, K, h + 2, w + 2) -> (N, K, factor h, factor w)
+            x = F.pad(x, mode="edge", pad_width=(0, 0, 0, 0, 1, 1, 1, 1))
+            x = F.Deconvolution(
+                x,
+                kernel,
+                kernel=(2 * factor, 2 * factor),
+                stride=(factor, factor),
+                pad=(3 * factor // 2, 3 * factor // 2),
+                num_filter=self._channels,
+                num_group=self._channels,
+                no_bias=True,
+            )
+        return F.slice_like(x, like, axes=(2, 3))

@@ -1,0 +1,200 @@
+"""The chain of stages: runs what is missing, skips what is finished and unchanged, refuses to overwrite by accident."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from . import __version__, config, results
+from .backend import devices, versions
+from .data import ROOT_VARIABLES, check_disjoint, find_root, open_dataset, synthetic
+from .data.base import SegmentationDataset
+from .errors import ConfsegError
+from .files import read_json, sha256, write_json
+from .progress import BarHandler
+from .stages import RESULTS_FILE, STAGES, Run, Stage, manifest_path, named_groups
+
+_log = logging.getLogger(__name__)
+
+BUILT_IN_NOTICE = (
+    "built-in data: no data set was given (--data-root or {variable}), so this run uses synthetic images; "
+    "its numbers say nothing about photographs"
+)
+
+
+def run(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    data_root: Optional[str] = None,
+    output: Optional[str] = None,
+    restart: bool = False,
+) -> Path:
+    """Run the whole chain of a config; returns the run's folder. Raises ConfsegError for the user's mistakes."""
+    settings = config.load(config_path, overrides)
+    root, source = find_root(settings.data.name, data_root)
+    if root is None and settings.without_data:
+        settings = config.load(config_path.parent / settings.without_data, overrides)
+    folder = Path(output) if output else Path("runs") / f"{settings.name}-seed{settings.seed}"
+    contexts = devices(settings.devices)
+    with _locked(folder), _logged(folder):
+        _log.info("%s: results go to %s; devices: %s", settings.name, folder, ", ".join(map(str, contexts)))
+        if root is None:
+            _log.warning(_built_in_notice(settings))
+            root = _built_in(settings)
+        train, val = _open(settings, root)
+        this = Run(settings, folder, train, val, source, contexts)
+        write_json(folder / "config.json", config.to_tree(settings))
+        write_json(
+            folder / "environment.json",
+            {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))},
+        )
+        for stage in STAGES:
+            _run_stage(this, stage, restart)
+        print(results.run_table(results.read(folder / RESULTS_FILE)))
+        written = ("results.json", "table.txt", "classes.md", "confusion.png", "classes.png", "overlays.png")
+        print(f"\nin {folder}: {', '.join(written)}")
+        if source == "built-in":
+            _log.warning(_built_in_notice(settings))
+    return folder
+
+
+def _built_in_notice(settings: config.Config) -> str:
+    return BUILT_IN_NOTICE.format(variable=ROOT_VARIABLES[settings.data.name])
+
+
+def _built_in(settings: config.Config) -> Path:
+    """Draw the built-in data set into the user's cache folder, once."""
+    wanted = settings.data.built_in
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gluon_confseg"
+    height, width = wanted.size
+    name = f"{settings.data.name}-{height}x{width}-{wanted.train}-{wanted.val}-seed{wanted.seed}"
+    _log.info("built-in images are in %s (drawn once)", cache / name)
+    return synthetic.ensure(
+        settings.data.name, cache / name, train=wanted.train, val=wanted.val, size=wanted.size, seed=wanted.seed
+    )
+
+
+def _open(settings: config.Config, root: Path) -> List[SegmentationDataset]:
+    """Both splits, checked before any training starts."""
+    splits = [
+        open_dataset(settings.data.name, root, split) for split in (settings.data.train_split, settings.data.val_split)
+    ]
+    for split in splits:
+        if not split.has_labels:
+            raise ConfsegError(f"{split.name}: the split {split.split!r} has no labels; choose another one")
+        _log.info("%s %s: %d images", split.name, split.split, len(split))
+    check_disjoint(*splits)
+    if settings.groups.source != "auto":
+        named_groups(settings, splits[0].labels)
+    return splits
+
+
+def _run_stage(this: Run, stage: Stage, restart: bool) -> None:
+    path = manifest_path(this.folder, stage.name)
+    made_from = _made_from(this, stage)
+    if path.exists():
+        manifest = read_json(path)
+        changed = _differences(manifest["made_from"], made_from) + _missing(this.folder, manifest["outputs"])
+        if not changed:
+            _log.info("%s: finished before (%.0f s), skipped", stage.name, manifest["seconds"])
+            return
+        if not restart and not _follows_from_upstream(changed):
+            raise ConfsegError(
+                f"{this.folder}: stage {stage.name} was finished with other settings ({'; '.join(changed)}); "
+                "choose another --output, or --restart to redo it and what follows"
+            )
+        _log.warning("%s: done again, because of %s", stage.name, "; ".join(changed))
+        for checkpoint in this.folder.glob(f"*{stage.name}.checkpoint.npz"):
+            checkpoint.unlink()
+    started = time.monotonic()
+    outputs = stage.work(this)
+    manifest = {
+        "made_from": made_from,
+        "outputs": {name: sha256(this.folder / name) for name in outputs},
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    write_json(path, manifest)
+    _log.info("%s: finished in %.0f s", stage.name, manifest["seconds"])
+
+
+def _made_from(this: Run, stage: Stage) -> Dict[str, Any]:
+    """What the stage's outputs depend on: settings, images, and what the stages before it wrote."""
+    tree = config.to_tree(this.config)
+    found = {}
+    for key in stage.settings:
+        value: Any = tree
+        for part in key.split("."):
+            value = value[part]
+        found.update(_flat(key, value))
+    for split in stage.data:
+        found[f"images of {split}"] = getattr(this, split).fingerprint()
+    for upstream in stage.upstream:
+        for name, digest in read_json(manifest_path(this.folder, upstream))["outputs"].items():
+            found[f"file {name}"] = digest
+    return found
+
+
+def _flat(key: str, value: Any) -> Dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for name, inner in value.items() for k, v in _flat(f"{key}.{name}", inner).items()}
+    return {key: value}
+
+
+def _differences(old: Dict[str, Any], new: Dict[str, Any]) -> List[str]:
+    keys = sorted({*old, *new})
+    return [f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:24]}..."
+
+
+def _missing(folder: Path, outputs: Dict[str, str]) -> List[str]:
+    return [f"missing {name}" for name in outputs if not (folder / name).exists()]
+
+
+def _follows_from_upstream(changed: List[str]) -> bool:
+    """Whether only files changed: redoing them loses nothing that the user decided."""
+    return all(change.startswith(("file ", "missing ")) for change in changed)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; a second run in it is refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w")
+    except OSError as error:
+        raise ConfsegError(f"cannot write to {folder}: {error.strerror}; choose another --output") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfsegError(f"another run is working in {folder}; wait for it, or choose another --output") from None
+        yield
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Messages go to the screen, and with the per-epoch details to run.log."""
+    logger = logging.getLogger(__package__)
+    screen, file = BarHandler(), logging.FileHandler(folder / "run.log")
+    screen.setLevel(logging.INFO)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(screen)
+    logger.addHandler(file)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in (screen, file):
+            logger.removeHandler(handler)
+            handler.close()

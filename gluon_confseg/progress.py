@@ -1,0 +1,22 @@
+"""Progress bars, and log messages that do not break them."""
+
+import logging
+import sys
+
+from tqdm import tqdm
+
+REDRAW_SECONDS = 0.2
+REDRAW_SECONDS_IN_A_FILE = 30.0  # where the bar does not overwrite itself, each redraw is a line
+
+
+def bar(total: int, title: str, unit: str, *, initial: int = 0) -> tqdm:
+    """A bar with speed and time left, on standard error."""
+    interval = REDRAW_SECONDS if sys.stderr.isatty() else REDRAW_SECONDS_IN_A_FILE
+    return tqdm(total=total, initial=initial, desc=title, unit=unit, dynamic_ncols=True, mininterval=interval)
+
+
+class BarHandler(logging.Handler):
+    """Writes messages to standard error, above any bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)

@@ -1,0 +1,416 @@
+"""results.json: read, checked and written; and the tables that are printed from it.
+
+Inside, every score is a fraction; printed, it is percent. The paper's numbers (percent) have columns of their own.
+Digits: a single run has two decimals. Over seeds, a standard deviation has two significant digits (one or two
+decimals), and its mean as many decimals: 54.9 ± 1.1, 54.90 ± 0.34.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tabulate import tabulate
+from typing_extensions import Annotated, Literal
+
+from . import paper
+from .confusion import ConfusionMatrix
+from .errors import ConfsegError
+from .files import read_json, write_text
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NONE = "-"  # printed where there is no number
+
+
+class Record(BaseModel):
+    """A part of results.json: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Images(Record):
+    """Which images: `fingerprint` is SegmentationDataset.fingerprint()."""
+
+    split: str
+    images: int = Field(gt=0)
+    fingerprint: str
+
+
+class Dataset(Record):
+    """`source`: where the root came from; `confusion_images`: the split that the weights and groups were counted on."""
+
+    name: str
+    source: Literal["option", "variable", "built-in"]
+    train: Images
+    val: Images
+    confusion_images: str
+
+
+class Group(Record):
+    """A confusing group: class names in label order, and why they are together."""
+
+    classes: List[str]
+    reason: str
+
+
+class Cell(Record):
+    """One cell of the result table. `paper` is in percent, all else in fractions; rows of `confusion` are the truth."""
+
+    key: str
+    title: str
+    role: Literal["baseline", "paper", "control", "variant"]
+    paper: Optional[float] = Field(None, ge=0, le=100)
+    miou: Fraction
+    pixel_accuracy: Fraction
+    mean_recall: Fraction
+    iou: List[Optional[Fraction]]
+    confusion: List[List[Annotated[int, Field(ge=0)]]]
+
+
+class SubnetScore(Record):
+    """Mean IoU over a group's classes: its subnet alone, and the baseline's merged matrix; `group` counts from 1."""
+
+    group: int = Field(ge=1)
+    loss: str
+    miou_group: Fraction
+    baseline_miou_group: Fraction
+
+
+class Results(Record):
+    """The content of results.json."""
+
+    format: Literal[1] = 1
+    name: str
+    seed: int
+    dataset: Dataset
+    classes: List[str]
+    groups: List[Group]
+    paper_table: Optional[str] = None
+    cells: List[Cell] = Field(min_length=1)
+    subnets: List[SubnetScore]
+    seconds: Dict[str, float]
+    versions: Dict[str, Any]
+    config: Dict[str, Any]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Results":
+        keys = [cell.key for cell in self.cells]
+        if len(set(keys)) != len(keys):
+            raise ValueError("cells: two cells have the same key")
+        if [cell.role for cell in self.cells].count("baseline") != 1:
+            raise ValueError("cells: exactly one cell has the role baseline")
+        unknown = [name for group in self.groups for name in group.classes if name not in self.classes]
+        if unknown:
+            raise ValueError(f"groups: {unknown[0]!r} is not one of the classes")
+        for subnet in self.subnets:
+            if subnet.group > len(self.groups):
+                raise ValueError(f"subnets: there is no group {subnet.group}")
+        for cell in self.cells:
+            _check_counts(cell, len(self.classes))
+            _check_paper(cell, self.paper_table)
+            if np.any(np.sum(cell.confusion, axis=1) != np.sum(self.baseline.confusion, axis=1)):
+                raise ValueError(f"cell {cell.key}: its truth is not the baseline's; all cells count the same pixels")
+        return self
+
+    @property
+    def baseline(self) -> Cell:
+        """The cell that the others are compared with."""
+        return next(cell for cell in self.cells if cell.role == "baseline")
+
+    def cell(self, key: str) -> Cell:
+        """A cell by its key; ConfsegError lists the keys."""
+        for cell in self.cells:
+            if cell.key == key:
+                return cell
+        raise ConfsegError(f"these results have no cell {key!r}; use one of {', '.join(c.key for c in self.cells)}")
+
+
+def make_cell(
+    confusion: ConfusionMatrix, *, key: str, title: str, role: str, paper_table: Optional[str] = None
+) -> Cell:
+    """The cell that a confusion matrix gives; the paper's number is looked up in `paper_table` by `key`."""
+    return Cell(
+        key=key,
+        title=title,
+        role=role,
+        paper=None if paper_table is None else paper.table(paper_table).cells.get(key),
+        confusion=confusion.counts.tolist(),
+        **_scores(confusion),
+    )
+
+
+def read(path: Union[str, Path]) -> Results:
+    """Read and check results.json; ConfsegError names the file and what is wrong with it."""
+    return parse(read_json(path), str(path))
+
+
+def parse(tree: Any, source: str) -> Results:
+    """Check a plain tree (read from `source`): types, ranges, and that every cell's scores are those of its counts."""
+    try:
+        return Results.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].replace("Value error, ", "")
+        raise ConfsegError(
+            f"{source}: {where + ': ' if where else ''}{message}; make it again with confseg run"
+        ) from None
+
+
+def write(path: Union[str, Path], results: Union[Results, Mapping[str, Any]]) -> None:
+    """Check and write results.json, atomically, one row of a matrix per line."""
+    checked = results if isinstance(results, Results) else parse(results, str(path))
+    text = json.dumps(checked.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False)
+    # json.dumps gives every number a line; a JSON string holds no raw line break, so none is touched
+    text = re.sub(r'\[\n([^][{}"]*)\]', lambda found: f"[{' '.join(found.group(1).split())}]", text)
+    write_text(path, text + "\n")
+
+
+def run_table(results: Results) -> str:
+    """The printed result of one run, plain text: cells, the paper's numbers beside ours, subnets, caveats."""
+    parts = [_heading(results), _cell_table(results), *_notes(results)]
+    if results.subnets:
+        parts += ["", _subnet_table(results), *_subnet_warnings(results)]
+    return "\n".join(parts)
+
+
+def class_table(results: Results) -> str:
+    """Markdown: IoU % per class, in label order, for every cell, and the share of each class among the labelled pixels.
+
+    `group` is the number of the class's subnet. A class that is neither in the truth nor predicted has no IoU.
+    """
+    truth = np.sum(results.baseline.confusion, axis=1)
+    group_of = {name: str(i) for i, group in enumerate(results.groups, 1) for name in group.classes}
+    rows = []
+    for index, name in enumerate(results.classes):
+        share = _percent(truth[index] / truth.sum())
+        rows.append([name, group_of.get(name, NONE), share, *(_percent(cell.iou[index]) for cell in results.cells)])
+    rows.append(["mean", "", "", *(_percent(cell.miou) for cell in results.cells)])
+    headers = ["class", "group", "pixels %", *(_title(cell) for cell in results.cells)]
+    return _markdown(rows, headers, left=2)
+
+
+def seeds_table(runs: Sequence[Results]) -> str:
+    """Markdown: mean ± sample standard deviation over seeds per cell, and the difference to the same seed's baseline.
+
+    The p-value (from 3 seeds on) is that of a two-sided paired t-test on mIoU. Raises ConfsegError for no run, a seed
+    that occurs twice, and runs whose data, cells or config differ in anything but the seed and the devices.
+    """
+    _check_comparable(runs)
+    first = runs[0]
+    headers = ["cell", "role", "mIoU %", "difference", "p", "mean recall %", "pixel accuracy %"]
+    if first.paper_table:
+        headers += ["paper mIoU %", "paper difference"]
+    rows = []
+    for cell in first.cells:
+        same = [run.cell(cell.key) for run in runs]
+        row = [_title(cell), cell.role, _spread([c.miou for c in same]), *_paired(runs, cell)]
+        row += [_spread([c.mean_recall for c in same]), _spread([c.pixel_accuracy for c in same])]
+        rows.append(row + (_paper_columns(first, cell) if first.paper_table else []))
+    n = len(runs)
+    seeds = ", ".join(str(run.seed) for run in runs)
+    note = (
+        f"{_images(first)}. n = {n} seed{'s' if n > 1 else ''} ({seeds}): mean ± sample standard deviation over seeds"
+    )
+    note += "; difference: paired with the same seed's baseline"
+    note += "; p: two-sided paired t-test, not corrected for the number of rows" if n >= 3 else ""
+    notes = [note, *_notes(first)]
+    if any([group.classes for group in run.groups] != [group.classes for group in first.groups] for run in runs):
+        notes.append("note: the groups differ between the seeds")
+    notes = [f"- {line}".replace("*", r"\*") for line in notes]
+    return "\n".join([_markdown(rows, headers, left=2), "", *notes])
+
+
+def _scores(confusion: ConfusionMatrix) -> Dict[str, Any]:
+    iou = confusion.iou()
+    return {
+        "miou": float(confusion.mean_iou()),
+        "pixel_accuracy": float(confusion.pixel_accuracy()),
+        "mean_recall": float(confusion.mean_recall()),
+        "iou": [None if np.isnan(value) else float(value) for value in iou],
+    }
+
+
+def _check_counts(cell: Cell, num_classes: int) -> None:
+    if len(cell.confusion) != num_classes or any(len(row) != num_classes for row in cell.confusion):
+        raise ValueError(f"cell {cell.key}: its confusion matrix is not {num_classes}x{num_classes}")
+    counts = np.array(cell.confusion, np.int64)
+    if not counts.any():
+        raise ValueError(f"cell {cell.key}: its confusion matrix has no pixel")
+    for name, expected in _scores(ConfusionMatrix.from_counts(counts)).items():
+        # None becomes nan; nan equals nan here
+        found, wanted = np.array(getattr(cell, name), float), np.array(expected, float)
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=0, atol=1e-9, equal_nan=True):
+            raise ValueError(f"cell {cell.key}: {name} is not that of its confusion matrix")
+
+
+def _check_paper(cell: Cell, table_name: Optional[str]) -> None:
+    printed = None if table_name is None else paper.table(table_name).cells.get(cell.key)
+    if cell.paper != printed:
+        raise ValueError(f"cell {cell.key}: paper is {cell.paper}, but the paper's table ({table_name}) has {printed}")
+
+
+def _percent(fraction: Optional[float], *, sign: bool = False) -> str:
+    if fraction is None:
+        return NONE
+    value = round(100 * fraction, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return f"{value:+.2f}" if sign and value else f"{value:.2f}"
+
+
+def _title(cell: Cell) -> str:
+    return f"{cell.title} *" if cell.role == "control" else cell.title
+
+
+def _images(results: Results) -> str:
+    data, count = results.dataset, len(results.classes)
+    return f"{data.name} {data.val.split}, {data.val.images} images, {count} classes (data root: {data.source})"
+
+
+def _heading(results: Results) -> str:
+    return f"{results.name}, seed {results.seed}: {_images(results)}"
+
+
+def _paper_columns(results: Results, cell: Cell) -> List[str]:
+    if cell.paper is None:
+        return [NONE, NONE]
+    base = results.baseline.paper
+    gain = NONE if base is None or cell.role == "baseline" else f"{cell.paper - base:+.2f}"
+    return [f"{cell.paper:.2f}", gain]
+
+
+def _cell_table(results: Results) -> str:
+    headers = ["cell", "role", "mIoU %", "difference", "mean recall %", "pixel acc. %"]
+    if results.paper_table:
+        headers += ["paper mIoU %", "paper diff."]
+    rows = []
+    for cell in results.cells:
+        difference = NONE if cell.role == "baseline" else _percent(cell.miou - results.baseline.miou, sign=True)
+        row = [_title(cell), cell.role, _percent(cell.miou), difference]
+        row += [_percent(cell.mean_recall), _percent(cell.pixel_accuracy)]
+        rows.append(row + (_paper_columns(results, cell) if results.paper_table else []))
+    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=_align(headers, 2))
+
+
+def _notes(results: Results) -> Iterator[str]:
+    data = results.dataset
+    yield "difference: points of mIoU against the baseline of the same run, taken before rounding"
+    if any(cell.role == "control" for cell in results.cells):
+        yield "* control: not in the paper; a gain over the baseline counts only as far as it exceeds the controls'"
+    if results.paper_table:
+        printed = paper.table(results.paper_table)
+        yield f"paper: {printed.title}; comparable only with the same network, training and images"
+        for slip in printed.slips:
+            yield f"slip: {slip}"
+    if data.source == "built-in":
+        yield "note: these are the built-in synthetic images; the numbers say nothing about photographs"
+    counted = f"the confusion matrix for the groups and the loss was counted on {data.confusion_images}"
+    if data.confusion_images in ("val", data.val.split):
+        yield f"warning: {counted}, the images evaluated here: they leak into the groups and the loss"
+    else:
+        yield f"note: {counted}"
+
+
+def _subnet_table(results: Results) -> str:
+    headers = ["subnet", "loss", "mIoU %", "baseline %", "difference", "group"]
+    rows = []
+    for score in results.subnets:
+        difference = _percent(score.miou_group - score.baseline_miou_group, sign=True)
+        numbers = [_percent(score.miou_group), _percent(score.baseline_miou_group), difference]
+        rows.append([str(score.group), score.loss, *numbers, ", ".join(results.groups[score.group - 1].classes)])
+    align = ("right", "left", "right", "right", "right", "left")
+    title = "Each subnet alone, mIoU over its group's classes (baseline: its matrix with all other classes merged)"
+    return f"{title}\n{tabulate(rows, headers, tablefmt='simple', disable_numparse=True, colalign=align)}"
+
+
+def _subnet_warnings(results: Results) -> Iterator[str]:
+    for score in results.subnets:
+        loss = score.baseline_miou_group - score.miou_group
+        if loss > 0:
+            yield (
+                f"warning: subnet {score.group} ({score.loss}) is {100 * loss:.2f} points worse than the baseline"
+                " in its own group; train it longer, give it more features, or leave it out"
+            )
+
+
+def _check_comparable(runs: Sequence[Results]) -> None:
+    if not runs:
+        raise ConfsegError("a table over seeds needs at least one results.json")
+    seeds = [run.seed for run in runs]
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ConfsegError(f"seed {seed} occurs twice; give each run's results.json once")
+    wanted = dict(_facts(runs[0]))
+    for run in runs[1:]:
+        found = dict(_facts(run))
+        for key in [*wanted, *(key for key in found if key not in wanted)]:
+            old, new = wanted.get(key), found.get(key)
+            if old != new:
+                raise ConfsegError(
+                    f"runs of seeds {runs[0].seed} and {run.seed} cannot be averaged: {key} is {old!r} and {new!r};"
+                    " give runs that differ in the seed only"
+                )
+
+
+def _facts(run: Results) -> Iterator[Tuple[str, Any]]:
+    """What must be equal in runs that are averaged: dotted key, value."""
+    yield "name", run.name
+    yield from _leaves(run.dataset.model_dump(exclude={"source"}), "dataset")
+    yield "classes", run.classes
+    yield "paper_table", run.paper_table
+    yield "cells", ", ".join(cell.key for cell in run.cells)
+    yield from _leaves({key: value for key, value in run.config.items() if key not in ("seed", "devices")}, "config")
+
+
+def _leaves(tree: Any, where: str) -> Iterator[Tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{where}.{key}")
+    else:
+        yield where, tree
+
+
+def _decimals(deviation: float) -> int:
+    """Two significant digits of a standard deviation in points, but no fewer than one and no more than two decimals."""
+    return 1 if deviation >= 0.995 else 2
+
+
+def _spread(fractions: Sequence[float], *, sign: bool = False) -> str:
+    """mean ± sample standard deviation, in percent; the mean alone where there is one value."""
+    if len(fractions) == 1:
+        return _percent(fractions[0], sign=sign)
+    points = 100 * np.asarray(fractions)
+    deviation = points.std(ddof=1)
+    digits = _decimals(deviation)
+    mean = round(float(points.mean()), digits) + 0.0
+    return f"{mean:{'+' if sign and mean else ''}.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _paired(runs: Sequence[Results], cell: Cell) -> List[str]:
+    """[difference to the baseline, p]."""
+    if cell.role == "baseline":
+        return [NONE, NONE]
+    differences = [run.cell(cell.key).miou - run.baseline.miou for run in runs]
+    return [_spread(differences, sign=True), _p_value(differences)]
+
+
+def _p_value(differences: Sequence[float]) -> str:
+    """Two-sided t-test of mean difference 0 (= the paired t-test); none below 3 values or where they do not vary."""
+    if len(differences) < 3 or np.std(differences) < 1e-12:
+        return NONE
+    from scipy import stats  # takes a second to import, and only this needs it
+
+    p = stats.ttest_1samp(differences, 0.0).pvalue
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _align(headers: Sequence[str], left: int) -> List[str]:
+    return ["left"] * left + ["right"] * (len(headers) - left)
+
+
+def _markdown(rows: Sequence[Sequence[str]], headers: Sequence[str], *, left: int) -> str:
+    # a star at the end of a title must not start emphasis
+    rows = [[cell.replace("*", r"\*") for cell in row] for row in rows]
+    headers = [header.replace("*", r"\*") for header in headers]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=_align(headers, left))

@@ -1,0 +1,238 @@
+"""One step, one epoch, fit: heads on an encoder, frozen or trained. Everything arrives as an argument."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from tqdm import tqdm
+
+from . import checkpoint, progress
+from .backend import mx
+from .config import Schedule
+from .confusion import ConfusionMatrix
+from .data.loader import Batch, TrainLoader
+from .errors import ConfsegError
+from .nn import Subnet, Upsample
+
+autograd, nd = mx.autograd, mx.nd
+
+_log = logging.getLogger(__name__)
+
+
+class HeadLoss(mx.gluon.HybridBlock):
+    """Features and label to (per-sample loss, logits): subnet, upsampling to the label's resolution, loss.
+
+    `factor` is the ratio of the label's resolution to the features'. Called as `block(label, *subnet.inputs(features))`
+    with label (N, H, W) float32; the logits (N, C, h, w) are those at the features' resolution.
+    """
+
+    def __init__(self, subnet: Subnet, loss: mx.gluon.HybridBlock, factor: int):
+        super().__init__()
+        with self.name_scope():
+            self.subnet = subnet
+            self.upsample = Upsample(subnet.num_outputs, factor)
+            self.loss = loss
+
+    def hybrid_forward(self, F, label, *inputs):
+        logits = self.subnet(*inputs)
+        return self.loss(self.upsample(logits, F.expand_dims(label, axis=1)), label), logits
+
+
+@dataclass(frozen=True)
+class Head:
+    """A subnet with what trains it. `output_of_label` maps a uint8 label (255 = ignore) to the subnet's output."""
+
+    name: str
+    block: HeadLoss
+    trainer: mx.gluon.Trainer
+    learning_rate: float
+    output_of_label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The encoder, with the trainer of its parameters, or None where it is frozen."""
+
+    encoder: mx.gluon.HybridBlock
+    trainer: Optional[mx.gluon.Trainer] = None
+    learning_rate: float = 0.0
+
+
+def make_trainer(block: mx.gluon.Block, schedule: Schedule) -> mx.gluon.Trainer:
+    """SGD over all parameters of a block; the learning rate is set at each update."""
+    options = {"learning_rate": 0.0, "momentum": schedule.momentum, "wd": schedule.weight_decay}
+    return mx.gluon.Trainer(block.collect_params(), "sgd", options, update_on_kvstore=False)
+
+
+def learning_rate_factor(update: int, total: int, warmup: int) -> float:
+    """Linear rise over the first `warmup` updates times linear decay to 0 at `total` (paper: no warm-up)."""
+    return min(1.0, (update + 1) / max(warmup, 1)) * (1 - update / total)
+
+
+def step(
+    batch: Batch, trunk: Trunk, heads: Sequence[Head], devices: Sequence[mx.Context], loss_stride: int
+) -> Tuple[np.ndarray, List[np.ndarray]]:
+    """One update of every head (and of the trunk, unless it is frozen) on one batch, split over the devices.
+
+    A frozen encoder runs once, outside autograd; each head then takes its step on the same features, as it would alone.
+    Returns the losses (heads, N) and each head's logits (N, C, h, w).
+    """
+    losses, logits = [], []
+    parts = zip(np.array_split(batch.images, len(devices)), np.array_split(batch.labels, len(devices)), devices)
+    for images, labels, ctx in parts:
+        targets = [nd.array(_target(labels, head, loss_stride), ctx=ctx) for head in heads]
+        outputs = _backward(nd.array(images, ctx=ctx), targets, trunk, heads)
+        losses.append([loss for loss, _ in outputs])
+        logits.append([scores for _, scores in outputs])
+    for trainer in _trainers(trunk, heads):
+        trainer.step(len(batch.ids))
+    values = [np.concatenate([part[h].asnumpy() for part in losses]) for h in range(len(heads))]
+    scores = [np.concatenate([part[h].asnumpy() for part in logits]) for h in range(len(heads))]
+    return np.stack(values), scores
+
+
+def _target(labels: np.ndarray, head: Head, loss_stride: int) -> np.ndarray:
+    """(N, H, W) label -> the head's own outputs, one pixel in loss_stride x loss_stride, float32."""
+    start = loss_stride // 2  # the middle of the block that an upsampled score stands for
+    return head.output_of_label[labels[:, start::loss_stride, start::loss_stride]].astype("float32")
+
+
+def _backward(images: nd.NDArray, targets: List[nd.NDArray], trunk: Trunk, heads: Sequence[Head]) -> List[tuple]:
+    if trunk.trainer is not None:
+        with autograd.record():
+            features = trunk.encoder(images)
+            outputs = [head.block(target, *head.block.subnet.inputs(features)) for head, target in zip(heads, targets)]
+        autograd.backward([loss for loss, _ in outputs])
+        return outputs
+    features = trunk.encoder(images)
+    outputs = []
+    for head, target in zip(heads, targets):
+        with autograd.record():
+            output = head.block(target, *head.block.subnet.inputs(features))
+        output[0].backward()  # one head at a time: its graph is freed before the next one's is made
+        outputs.append(output)
+    return outputs
+
+
+def _trainers(trunk: Trunk, heads: Sequence[Head]) -> List[mx.gluon.Trainer]:
+    return ([] if trunk.trainer is None else [trunk.trainer]) + [head.trainer for head in heads]
+
+
+@dataclass
+class EpochMetrics:
+    """Per head, the summed loss and the confusion matrix on an epoch's crops, at the features' resolution."""
+
+    losses: Dict[str, float]
+    matrices: Dict[str, ConfusionMatrix]
+    samples: int = 0
+
+    @classmethod
+    def empty(cls, heads: Sequence[Head]) -> "EpochMetrics":
+        matrices = {head.name: ConfusionMatrix(head.block.subnet.num_outputs) for head in heads}
+        return cls({head.name: 0.0 for head in heads}, matrices)
+
+    def add(self, heads: Sequence[Head], batch: Batch, losses: np.ndarray, logits: List[np.ndarray]) -> None:
+        self.samples += len(batch.ids)
+        for head, loss, scores in zip(heads, losses, logits):
+            self.losses[head.name] += float(loss.sum())
+            stride = -(-batch.labels.shape[1] // scores.shape[2])
+            label = head.output_of_label[batch.labels[:, stride // 2 :: stride, stride // 2 :: stride]]
+            height, width = label.shape[1:]
+            self.matrices[head.name].update(label, scores[:, :, :height, :width].argmax(axis=1))
+
+    def loss(self, name: str) -> float:
+        return self.losses[name] / max(self.samples, 1)
+
+    def summary(self) -> Dict[str, str]:
+        """Mean over the heads of the loss, and of mIoU in percent."""
+        loss = np.mean([self.loss(name) for name in self.losses])
+        miou = 100 * np.nanmean([matrix.mean_iou() for matrix in self.matrices.values()])
+        return {"loss": f"{loss:.3f}", "train mIoU": f"{miou:.1f}"}
+
+
+def run_epoch(
+    epoch: int,
+    batches: Iterator[Batch],
+    trunk: Trunk,
+    heads: Sequence[Head],
+    *,
+    devices: Sequence[mx.Context],
+    schedule: Schedule,
+    updates: int,
+    bar: tqdm,
+) -> EpochMetrics:
+    """`updates` steps of epoch `epoch`; ConfsegError where a loss is not finite, naming epoch, update and images."""
+    metrics = EpochMetrics.empty(heads)
+    for index, batch in zip(range(updates), batches):
+        factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
+        if trunk.trainer is not None:
+            trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
+        for head in heads:
+            head.trainer.set_learning_rate(factor * head.learning_rate)
+        losses, logits = step(batch, trunk, heads, devices, schedule.loss_stride)
+        bad = [head.name for head, loss in zip(heads, losses) if not np.isfinite(loss).all()]
+        if bad:
+            raise ConfsegError(
+                f"the loss of {', '.join(bad)} is not finite in epoch {epoch + 1}, update {index + 1} "
+                f"(images {', '.join(batch.ids)}); lower the learning rate"
+            )
+        metrics.add(heads, batch, losses, logits)
+        if index % 10 == 9 or index == updates - 1:
+            bar.set_postfix(metrics.summary(), refresh=False)
+        bar.update()
+    return metrics
+
+
+def fit(
+    loader: TrainLoader,
+    trunk: Trunk,
+    heads: Sequence[Head],
+    *,
+    devices: Sequence[mx.Context],
+    schedule: Schedule,
+    checkpoint_path: Path,
+    title: str,
+    first_epoch: int = 0,
+    on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
+) -> None:
+    """Train for schedule.epochs, continuing from `checkpoint_path` where it exists; a checkpoint after every epoch.
+
+    `first_epoch` offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops.
+    """
+    updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
+    previous = checkpoint_path.with_name(f"previous-{checkpoint_path.name}")
+    meta, damaged = checkpoint.load_newest((checkpoint_path, previous), _trainers(trunk, heads))
+    for line in damaged:
+        _log.warning("%s; falling back to the checkpoint before it", line)
+    start = 0 if meta is None else meta["epoch"]
+    if start:
+        _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
+    total = schedule.epochs * updates
+    with progress.bar(total, title, "update", initial=start * updates) as bar:
+        for epoch in range(start, schedule.epochs):
+            metrics = run_epoch(
+                epoch,
+                loader.epoch(first_epoch + epoch),
+                trunk,
+                heads,
+                devices=devices,
+                schedule=schedule,
+                updates=updates,
+                bar=bar,
+            )
+            average_statistics(trunk.encoder, heads)
+            if checkpoint_path.exists():
+                checkpoint_path.replace(previous)
+            checkpoint.save(checkpoint_path, _trainers(trunk, heads), {"epoch": epoch + 1})
+            on_epoch(epoch, metrics)
+
+
+def average_statistics(encoder: mx.gluon.Block, heads: Sequence[Head]) -> None:
+    """Make BatchNorm's running statistics, which each device keeps for itself, their mean on all devices."""
+    for block in (encoder, *(head.block for head in heads)):
+        for parameter in block.collect_params(".*running_(mean|var)").values():
+            values = parameter.list_data()
+            if len(values) > 1:
+                parameter.set_data(nd.array(np.mean([v.asnumpy() for v in values], axis=0), dtype=parameter.dtype))

@@ -1,0 +1,162 @@
+"""The real command line on generated data: the whole chain for each data set, resuming, refusing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gluon_confseg import results
+
+TINY = [
+    "data.built_in={train: 6, val: 2, size: [64, 96]}",
+    "augment.crop=[48, 64]",
+    "baseline={epochs: 1, batch_size: 2, max_updates_per_epoch: 2, warmup: 0, learning_rate: 0.01}",
+    "subnets={epochs: 1, batch_size: 2, max_updates_per_epoch: 2, warmup: 0}",
+    "subnet0.channels=8",
+    "subnet.channels=8",
+    "encoder.frozen_batchnorm=true",
+    "groups.threshold=0.0001",
+]
+FIGURES = ("confusion.png", "classes.png", "overlays.png")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """No data set of the machine's, a cache of its own."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT")}
+    return {**kept, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+
+
+def command(name, output, *options, settings=TINY):
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    start = [sys.executable, "-c", "from gluon_confseg.cli import main; main()"]
+    return [*start, "run", name, "--output", str(output), *overrides, *options]
+
+
+def confseg(environment, *arguments, **options):
+    return subprocess.run(command(*arguments, **options), env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def runs(environment, tmp_path_factory):
+    """A finished run by (data set, devices); made once."""
+    made = {}
+
+    def get(name, devices):
+        if (name, devices) not in made:
+            folder = tmp_path_factory.mktemp(f"{name}{devices}") / "run"
+            listed = ", ".join(f"cpu:{i}" for i in range(devices))
+            made[name, devices] = folder, confseg(environment, name, folder, "--set", f"devices=[{listed}]")
+        return made[name, devices]
+
+    return get
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("name, classes", [("cityscapes", 19), ("voc", 21), ("camvid", 11)])
+def test_the_whole_chain(runs, name, classes, devices):
+    folder, done = runs(name, devices)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("built-in data:") == 2 and "built-in data:" in done.stderr.strip().splitlines()[-1]
+    assert "subnet 0, CE (baseline)" in done.stdout and str(folder) in done.stdout
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    found = results.read(folder / "results.json")
+    assert len(found.classes) == classes and found.dataset.source == "built-in"
+    assert [cell.key for cell in found.cells][:4] == ["subnet0_ce", "subnets_ce", "subnet0_new", "subnets_new"]
+    assert {np.sum(cell.confusion) for cell in found.cells} == {np.sum(found.cells[0].confusion)}
+    assert set(found.seconds) == {"baseline", "confusion", "groups", "subnets", "evaluate"}
+    assert (found.paper_table is None) == (name == "camvid")
+    for figure in FIGURES:
+        assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.txt").read_text().strip() in done.stdout
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "voc", "camvid"])
+def test_one_and_two_devices_give_the_same_numbers(runs, name):
+    one, two = (results.read(runs(name, devices)[0] / "results.json") for devices in (1, 2))
+    assert one.groups == two.groups
+    for left, right in zip(one.cells, two.cells):
+        total = np.sum(left.confusion)
+        differing = np.abs(np.subtract(left.confusion, right.confusion)).sum() / 2
+        assert differing <= 0.002 * total, left.key  # a pixel on the border of two classes may fall to either side
+
+
+def test_run_again_skips_what_is_finished(runs, environment):
+    folder, _ = runs("camvid", 1)
+    before = (folder / "results.json").read_bytes()
+    again = confseg(environment, "camvid", folder, "--set", "devices=[cpu:0]")
+    assert again.returncode == 0
+    assert again.stderr.count("finished before") == 6
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(runs, environment):
+    folder, _ = runs("camvid", 2)
+    refused = confseg(environment, "camvid", folder, "--seed", "5")
+    assert refused.returncode == 2
+    assert "seed: 0 -> 5" in refused.stderr and "--restart" in refused.stderr
+
+
+def test_restart_redoes_what_changed_and_what_follows(environment, tmp_path):
+    folder = tmp_path / "run"
+    assert confseg(environment, "camvid", folder).returncode == 0
+    named = "groups.source=[[Road, Pavement], [Car, Bicyclist, Pedestrian]]"
+    redone = confseg(environment, "camvid", folder, "--restart", "--set", named)
+    assert redone.returncode == 0, redone.stderr
+    assert "baseline: finished before" in redone.stderr and "confusion: finished before" in redone.stderr
+    assert "groups: done again" in redone.stderr and "subnets: done again" in redone.stderr
+    found = results.read(folder / "results.json")
+    assert [group.classes for group in found.groups] == [["Road", "Pavement"], ["Car", "Pedestrian", "Bicyclist"]]
+
+
+def test_interrupted_and_killed_runs_continue_to_the_same_result(environment, runs, tmp_path):
+    """Ctrl-C in the first stage, then SIGKILL in a later one: the end is that of the run that was left alone."""
+    longer = [*TINY, "baseline={epochs: 4, batch_size: 2, max_updates_per_epoch: 2, warmup: 0, learning_rate: 0.01}"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert confseg(environment, "camvid", whole, settings=longer).returncode == 0
+    for marker, kill, code in (("baseline epoch 2", signal.SIGINT, 130), ("subnets epoch 1", signal.SIGKILL, -9)):
+        process = subprocess.Popen(
+            command("camvid", parts, settings=longer), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        log = parts / "run.log"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and marker in log.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(kill)
+        _, errors = process.communicate()
+        assert process.returncode == code, errors
+        assert b"Traceback" not in errors
+    assert confseg(environment, "camvid", parts, settings=longer).returncode == 0
+    left, right = (json.loads((folder / "results.json").read_text()) for folder in (whole, parts))
+    for record in (left, right):
+        record.pop("seconds")
+    assert left == right
+    for file in sorted(whole.glob("*.params")):
+        assert file.read_bytes() == (parts / file.name).read_bytes(), file.name
+
+
+def test_two_runs_in_one_folder_are_refused(environment, tmp_path):
+    import fcntl
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open(folder / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        refused = confseg(environment, "camvid", folder)
+    assert refused.returncode == 2
+    assert refused.stderr.strip().endswith("wait for it, or choose another --output")
+
+
+@pytest.mark.slow
+def test_something_is_learned(environment, tmp_path):
+    """The built-in street scenes as they come: over 35 % mean IoU on 19 classes."""
+    done = confseg(environment, "cityscapes", tmp_path / "run", settings=())
+    assert done.returncode == 0, done.stderr
+    found = results.read(tmp_path / "run" / "results.json")
+    assert found.baseline.miou > 0.35

@@ -1,0 +1,217 @@
+"""Training: heads together equal heads alone, frozen means frozen, resuming is exact, devices agree."""
+
+import numpy as np
+import pytest
+
+from gluon_confseg import training
+from gluon_confseg.backend import mx
+from gluon_confseg.config import Schedule
+from gluon_confseg.data.loader import Batch
+from gluon_confseg.errors import ConfsegError
+from gluon_confseg.nn import ConfusionCrossEntropy, PixelCrossEntropy, Subnet, get_encoder
+
+CPU = [mx.cpu(0)]
+TWO = [mx.cpu(0), mx.cpu(1)]
+OUTPUTS = {"all": 5, "group": 3}
+TABLES = {"all": np.arange(5), "group": np.array([0, 1, 0, 2, 0])}
+WEIGHTS = np.full((5, 5), 0.1) + 0.5 * np.eye(5)
+
+
+class Batches:
+    """Stands in for a TrainLoader: random batches that depend on the epoch only."""
+
+    def __len__(self):
+        return 3
+
+    def epoch(self, number):
+        rng = np.random.default_rng(number)
+        for _ in range(len(self)):
+            labels = rng.integers(0, 5, (4, 32, 40)).astype("uint8")
+            labels[:, :3] = 255
+            images = rng.normal(size=(4, 3, 32, 40)).astype("float32") + labels[:, None] % 5
+            yield Batch(images.astype("float32"), labels, [f"image{i}" for i in range(4)])
+
+
+def schedule(**changes):
+    return Schedule(**{"epochs": 2, "batch_size": 4, "learning_rate": 0.05, "warmup": 2, "loss_stride": 2, **changes})
+
+
+def make_head(name, loss, encoder, settings, devices=CPU):
+    mx.random.seed(sum(map(ord, f"{name}{loss}")))
+    outputs = OUTPUTS[name]
+    subnet = Subnet(outputs, channels=8, dilation=2)
+    subnet.initialize(ctx=devices)
+    subnet(*subnet.inputs(encoder(mx.nd.zeros((1, 3, 32, 32), ctx=devices[0]))))
+    block = {"ce": PixelCrossEntropy(outputs), "new": ConfusionCrossEntropy(WEIGHTS[:outputs, :outputs])}[loss]
+    head = training.HeadLoss(subnet, block, 8 // settings.loss_stride)
+    head.upsample.initialize(ctx=devices)
+    block.initialize(ctx=devices)
+    head.hybridize(static_alloc=True)
+    table = np.full(256, 255, np.uint8)
+    table[:5] = TABLES[name]
+    trainer = training.make_trainer(subnet, settings)
+    return training.Head(f"{name}.{loss}", head, trainer, settings.learning_rate, table)
+
+
+def make_encoder(devices=CPU, frozen=True, trained=False, settings=None):
+    mx.random.seed(7)
+    encoder = get_encoder("small", frozen_batchnorm=frozen, ctx=devices)
+    encoder.hybridize()
+    if not trained:
+        encoder.collect_params().setattr("grad_req", "null")
+        return training.Trunk(encoder)
+    return training.Trunk(encoder, training.make_trainer(encoder, settings), settings.learning_rate)
+
+
+def fit(trunk, heads, settings, tmp_path, devices=CPU, **options):
+    path = tmp_path / "test.checkpoint.npz"
+    training.fit(
+        Batches(),
+        trunk,
+        heads,
+        devices=devices,
+        schedule=settings,
+        checkpoint_path=path,
+        title="test",
+        **options,
+    )
+    return path
+
+
+def values(block):
+    return [p.data(p.list_ctx()[0]).asnumpy() for _, p in sorted(block._collect_params_with_prefix().items())]
+
+
+def assert_identical(left, right):
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_heads_trained_together_are_identical_to_heads_trained_alone(tmp_path):
+    names = [("all", "ce"), ("all", "new"), ("group", "ce"), ("group", "new")]
+    settings = schedule()
+    trunk = make_encoder()
+    together = [make_head(*name, trunk.encoder, settings) for name in names]
+    start = values(together[2].block.subnet)
+    (tmp_path / "together").mkdir()
+    fit(trunk, together, settings, tmp_path / "together")
+    assert any((a != b).any() for a, b in zip(start, values(together[2].block.subnet)))
+    for name, head in zip(names, together):
+        alone = make_head(*name, trunk.encoder, settings)
+        folder = tmp_path / head.name
+        folder.mkdir()
+        fit(trunk, [alone], settings, folder)
+        assert_identical(values(alone.block.subnet), values(head.block.subnet))
+
+
+def test_a_frozen_encoder_stays_as_it_is_statistics_included(tmp_path):
+    settings = schedule(epochs=1)
+    trunk = make_encoder(frozen=False)  # BatchNorm that would move, were it run in training mode
+    before = values(trunk.encoder)
+    fit(trunk, [make_head("all", "ce", trunk.encoder, settings)], settings, tmp_path)
+    assert_identical(before, values(trunk.encoder))
+
+
+def test_a_trained_encoder_learns(tmp_path):
+    settings = schedule(epochs=6, loss_stride=1)
+    trunk = make_encoder(frozen=False, trained=True, settings=settings)
+    losses = []
+    head = make_head("all", "ce", trunk.encoder, settings)
+    fit(trunk, [head], settings, tmp_path, on_epoch=lambda epoch, metrics: losses.append(metrics.loss("all.ce")))
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_resuming_is_exact(tmp_path, trained):
+    def run(folder, stop_after=None):
+        settings = schedule(epochs=3)
+        trunk = make_encoder(frozen=False, trained=trained, settings=settings)
+        head = make_head("all", "new", trunk.encoder, settings)
+
+        def stop(epoch, metrics):
+            if epoch + 1 == stop_after:
+                raise KeyboardInterrupt
+
+        fit(trunk, [head], settings, folder, on_epoch=stop)
+        return values(trunk.encoder) + values(head.block.subnet)
+
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = run(tmp_path / "whole")
+    for stop_after in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts", stop_after)
+    assert_identical(whole, run(tmp_path / "parts"))
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+    settings = schedule(epochs=3)
+    trunk = make_encoder()
+
+    def run():
+        epochs = []
+        head = make_head("all", "ce", trunk.encoder, settings)
+        path = fit(trunk, [head], settings, tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
+        return epochs, path, values(head.block.subnet)
+
+    epochs, path, expected = run()
+    assert epochs == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:-100])
+    epochs, _, found = run()
+    assert epochs == [2]
+    assert "falling back" in caplog.text
+    assert_identical(expected, found)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_one_and_two_devices_agree_where_batchnorm_is_frozen(tmp_path, trained):
+    results = []
+    for devices in (CPU, TWO):
+        folder = tmp_path / str(len(devices))
+        folder.mkdir()
+        settings = schedule(epochs=1)
+        trunk = make_encoder(devices, trained=trained, settings=settings)
+        heads = [make_head(*name, trunk.encoder, settings, devices) for name in (("all", "new"), ("group", "ce"))]
+        fit(trunk, heads, settings, folder, devices)
+        results.append([value for head in heads for value in values(head.block.subnet)] + values(trunk.encoder))
+    for one, two in zip(*results):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_batchnorm_statistics_are_averaged_over_devices(tmp_path):
+    settings = schedule(epochs=1)
+    trunk = make_encoder(TWO, frozen=False, trained=True, settings=settings)
+    fit(trunk, [make_head("all", "ce", trunk.encoder, settings, TWO)], settings, tmp_path, TWO)
+    for parameter in trunk.encoder.collect_params(".*running_mean").values():
+        first, second = (value.asnumpy() for value in parameter.list_data())
+        np.testing.assert_array_equal(first, second)
+        assert first.any()
+
+
+def test_a_loss_that_is_not_finite_names_epoch_update_and_images(tmp_path):
+    settings = schedule(learning_rate=1e30)
+    trunk = make_encoder()
+    with pytest.raises(ConfsegError, match=r"all\.ce is not finite in epoch 1, update [23] \(images image0, image1"):
+        fit(trunk, [make_head("all", "ce", trunk.encoder, settings)], settings, tmp_path)
+
+
+def test_learning_rate_rises_linearly_and_falls_linearly_to_zero():
+    factors = [training.learning_rate_factor(update, 10, 2) for update in range(10)]
+    np.testing.assert_allclose(factors, [0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert training.learning_rate_factor(0, 10, 0) == 1
+
+
+def test_metrics_count_the_crops_at_the_resolution_of_the_features():
+    settings = schedule()
+    trunk = make_encoder()
+    head = make_head("all", "ce", trunk.encoder, settings)
+    batch = next(Batches().epoch(0))
+    logits = np.zeros((4, 5, 4, 5), "float32")
+    logits[:, 2] = 1
+    metrics = training.EpochMetrics.empty([head])
+    metrics.add([head], batch, np.full((1, 4), 2.0), [logits])
+    counts = metrics.matrices["all.ce"].counts
+    assert counts.sum() == (batch.labels[:, 4::8, 4::8] != 255).sum()
+    assert counts[:, 2].sum() == counts.sum()
+    assert metrics.loss("all.ce") == 2.0
