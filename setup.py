@@ -9,13 +9,14 @@ HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gluon_confseg/__init__.py").read_text(), re.MULTILINE).group(1)
 
 REQUIRES = [
-    "numpy>=1.19,<2",  # MXNet 1.9.1 uses names that NumPy 2 removed
+    "numpy>=1.20,<2",  # MXNet 1.9.1 uses names that NumPy 2 removed
     "scipy>=1.5",
-    "matplotlib>=3.3",
+    "matplotlib>=3.7",  # legends outside the axes
     "Pillow>=8",
-    "opencv-python>=4.5,<4.12",  # from 4.12 it asks for NumPy 2; GluonCV asks for this build, not the headless one
-    "PyYAML>=5.4",
+    "opencv-python>=4.5.5,<4.12",  # from 4.12 it asks for NumPy 2; GluonCV asks for this build, not the headless one
+    "PyYAML>=5.4.1",
     "pydantic>=2.5,<3",
+    "typing_extensions>=4.6",
     "click>=8",
     "tqdm>=4.60",
     "tabulate>=0.9",

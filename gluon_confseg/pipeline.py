@@ -184,6 +184,7 @@ def _logged(folder: Path) -> Iterator[None]:
     """Messages go to the screen, and with the per-epoch details to run.log."""
     logger = logging.getLogger(__package__)
     screen, file = BarHandler(), logging.FileHandler(folder / "run.log")
+    file.handleError = lambda record: None  # a full disk is reported by what needs it, not by every line of the log
     screen.setLevel(logging.INFO)
     screen.setFormatter(logging.Formatter("%(message)s"))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

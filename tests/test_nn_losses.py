@@ -68,15 +68,15 @@ def log_domain(phi, i, weights, lam):
     return value, gradient
 
 
-def check_pixels(logits, label, weights, lam=5.0, diagonal="confusion", rtol=1e-5, atol=1e-5):
+def check_pixels(logits, label, weights, lam=5.0, diagonal="confusion"):
     """(P, K) logits as a batch of P one-pixel samples, against the log-domain reference."""
     logits = np.asarray(logits, np.float32)
     value, gradient = run(ConfusionCrossEntropy(weights, lam=lam, diagonal=diagonal), logits, label)
     assert np.isfinite(value).all() and np.isfinite(gradient).all()
     used = with_diagonal(weights, diagonal)
     expected = [log_domain(phi.astype(float), i, used, lam) for phi, i in zip(logits, label)]
-    np.testing.assert_allclose(value, [v for v, _ in expected], rtol=rtol, atol=atol)
-    np.testing.assert_allclose(gradient, [g for _, g in expected], rtol=rtol, atol=atol)
+    np.testing.assert_allclose(value, [v for v, _ in expected], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, [g for _, g in expected], rtol=0, atol=1e-5)
 
 
 # the two references agree, so a mistake in one of them is seen
@@ -143,19 +143,25 @@ def test_three_classes_by_hand():
 @pytest.mark.parametrize("lam", [0, 1, 5])
 @pytest.mark.parametrize("diagonal", ["confusion", "one"])
 def test_logits_of_ten_thousand(num_classes, lam, diagonal):
-    # on a grid of 1/4, where float32 holds the differences of the logits exactly
     rng = np.random.default_rng(num_classes + 1)
-    logits = rng.choice([-1e4, 0, 1e4], (60, num_classes)) + rng.integers(-8, 9, (60, num_classes)) / 4
+    logits = rng.choice([-1e4, 0, 1e4], (60, num_classes)) + rng.normal(size=(60, num_classes))
     label = rng.integers(0, num_classes, 60)
     check_pixels(logits, label, confusion(num_classes), lam, diagonal)
 
 
 @pytest.mark.parametrize("scale", [10, 100, 1000, 1e4])
 def test_any_scale_of_logits(scale):
-    # float32 logits around 1e4 are 1e-3 apart, and so are their differences
     rng = np.random.default_rng(int(scale))
-    logits = rng.normal(size=(60, 5)) * scale
-    check_pixels(logits, rng.integers(0, 5, 60), confusion(5), atol=max(1e-5, scale * 1e-7))
+    check_pixels(rng.normal(size=(60, 5)) * scale, rng.integers(0, 5, 60), confusion(5))
+
+
+@pytest.mark.parametrize("scale", [10, 1000, 1e4])
+def test_runners_up_far_below_the_top(scale):
+    # the winner of the excess is decided by differences of about 1 at -scale; at -2 scale float32 would be 1e-3 off
+    rng = np.random.default_rng(int(scale))
+    logits = rng.normal(size=(60, 4)) - scale
+    logits[:, 0] = scale
+    check_pixels(logits, rng.integers(0, 4, 60), confusion(4))
 
 
 @pytest.mark.parametrize("truth", [0, 1])
@@ -189,7 +195,7 @@ def test_nearly_tied_logits(others):
 def test_q_exactly_one_half():
     # exp: 2 of 4, so q_0 is exactly 1/2 and no class has more
     phi = np.log([2.0, 1.0, 1.0])
-    check_pixels([phi, phi + 100, phi - 100], [1, 2, 0], confusion(3), atol=1e-5)
+    check_pixels([phi, phi + 100, phi - 100], [1, 2, 0], confusion(3))
 
 
 # masks and means
@@ -299,7 +305,7 @@ def test_weights_change_the_gradient():
 
 
 def test_a_confused_class_is_driven_down():
-    # c_ii = 0 leaves the second term alone: descent lowers exactly the confused class, and Eq. 2's printed sign would raise it
+    # c_ii = 0 leaves only the second term: descent lowers the confused class; Eq. 2's printed sign would raise it
     weights = [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
     logits = np.random.default_rng(12).normal(size=(20, 3))
     value, gradient = run(ConfusionCrossEntropy(weights), logits, np.zeros(20))
@@ -463,17 +469,7 @@ def test_unknown_diagonal():
         ConfusionCrossEntropy(np.eye(2), diagonal="ones")
 
 
-@pytest.mark.parametrize("class_weights", [[1, 2], [1, 2, 3, 4], 1, [[1, 2, 3]]])
-def test_wrong_number_of_class_weights(class_weights):
-    with pytest.raises(ConfsegError, match="class weights: wants 3 numbers, got shape"):
+@pytest.mark.parametrize("class_weights", [[1, 2], [1, 2, 3, 4], 1, [[1, 2, 3]], [1, -1, 1], [1, float("nan"), 1]])
+def test_wrong_class_weights(class_weights):
+    with pytest.raises(ConfsegError, match="class weights: wants 3 finite numbers"):
         PixelCrossEntropy(3, class_weights=class_weights)
-
-
-def test_the_callers_weights_are_left_alone():
-    weights = confusion(3).astype("float32")
-    before = weights.copy()
-    loss = ConfusionCrossEntropy(weights, diagonal="one")
-    value, _ = run(loss, np.zeros((1, 3)), [0])
-    weights[:] = 0
-    np.testing.assert_array_equal(run(loss, np.zeros((1, 3)), [0])[0], value)
-    assert before[0, 0] != 1 and value[0] > 0

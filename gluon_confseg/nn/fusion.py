@@ -30,7 +30,7 @@ class Fusion(mx.gluon.HybridBlock):
     adjustment : strength of that
 
     Called with the logits of subnet 0 (N, K, h, w) and of subnets 1..M (N, |G_m| + 1, h, w).
-    With no groups the scores are subnet 0's log-probabilities, under either rule.
+    With no groups the scores are subnet 0's log-probabilities (under the sum rule, not below log 1e-30).
     """
 
     def __init__(
@@ -50,12 +50,15 @@ class Fusion(mx.gluon.HybridBlock):
             raise ConfsegError(f"fusion others: {others!r} is none of {', '.join(OTHERS)}")
         if adjustment and class_frequency is None:
             raise ConfsegError("fusion adjustment: wants class_frequency, the classes' relative frequencies")
+        if class_frequency is not None and len(class_frequency) != num_classes:
+            raise ConfsegError(f"fusion class_frequency: wants {num_classes} numbers, got {len(class_frequency)}")
         self._rule, self._others, self._adjusted = rule, others, bool(adjustment)
         outputs = [np.arange(num_classes)] + [group_mapping(group, num_classes) for group in groups]
         self._subnets = len(outputs)
         with self.name_scope():
             for index, output in enumerate(outputs):
-                self._constant(f"output{index}", output)
+                if index:  # subnet 0 is in the space of all classes already
+                    self._constant(f"output{index}", output)
                 if self._adjusted:
                     frequency = np.bincount(output, weights=np.asarray(class_frequency, float))
                     shift = adjustment * np.log(np.maximum(frequency, 1e-6))

@@ -74,8 +74,8 @@ class PixelCrossEntropy(_PixelLoss):
     ):
         super().__init__(num_classes, ignore_label)
         weights = np.ones(num_classes) if class_weights is None else np.asarray(class_weights)
-        if weights.shape != (num_classes,):
-            raise ConfsegError(f"class weights: wants {num_classes} numbers, got shape {weights.shape}")
+        if weights.shape != (num_classes,) or not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ConfsegError(f"class weights: wants {num_classes} finite numbers of at least 0, got {weights}")
         with self.name_scope():
             self.class_weights = self.params.get_constant("class_weights", weights.astype("float32"))
 
@@ -121,6 +121,8 @@ class ConfusionCrossEntropy(_PixelLoss):
             raise ConfsegError(f"loss weights: wants a square matrix of at least 2 classes, got shape {weights.shape}")
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise ConfsegError("loss weights: wants finite numbers of at least 0; row-normalise the counts first")
+        if not (np.isfinite(lam) and lam >= 0):
+            raise ConfsegError(f"loss lam: wants a finite number of at least 0, got {lam}")
         if diagonal not in ("confusion", "one"):
             raise ConfsegError(f"loss diagonal: {diagonal!r} is neither 'confusion' nor 'one'")
         super().__init__(len(weights), ignore_label)

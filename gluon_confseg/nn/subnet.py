@@ -39,6 +39,8 @@ class Subnet(mx.gluon.HybridBlock):
         super().__init__()
         if num_outputs < 2:
             raise ConfsegError(f"a subnet wants at least 2 outputs, got {num_outputs}")
+        if kernel % 2 == 0:
+            raise ConfsegError(f"subnet.kernel: {kernel} is even, which would shrink the scores; use 1, 3 or 5")
         if norm not in ("none", "batch"):
             raise ConfsegError(f"subnet.norm: {norm!r} is neither 'none' nor 'batch'")
         self.num_outputs = num_outputs
@@ -57,7 +59,13 @@ class Subnet(mx.gluon.HybridBlock):
             )
 
     def inputs(self, features: Sequence) -> List:
-        """What the subnet is called with: the feature maps of its stages, and the last one, which gives the size."""
+        """What the subnet is called with: the feature maps of its stages, and the last one, which gives the size.
+
+        Raises ConfsegError for a stage that the encoder does not have.
+        """
+        absent = [stage for stage in self.stages if not -len(features) <= stage < len(features)]
+        if absent:
+            raise ConfsegError(f"subnet.stages: the encoder has {len(features)} stages, there is no {absent[0]}")
         if self.stages == (-1,):
             return [features[-1]]
         return [*(features[stage] for stage in self.stages), features[-1]]

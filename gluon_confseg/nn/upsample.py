@@ -17,8 +17,9 @@ class Upsample(mx.gluon.HybridBlock):
     def __init__(self, channels: int, factor: int):
         super().__init__()
         self._channels, self._factor = channels, factor
-        ramp = 1 - np.abs((np.arange(2 * factor) - factor + 0.5) / factor)
-        kernel = np.broadcast_to(np.outer(ramp, ramp), (channels, 1, 2 * factor, 2 * factor)).astype("float32")
+        self._size = size = 2 * factor - factor % 2  # an odd factor has pixels on the features' centres
+        ramp = 1 - np.abs(np.arange(size) - (size - 1) / 2) / factor
+        kernel = np.broadcast_to(np.outer(ramp, ramp), (channels, 1, size, size)).astype("float32")
         with self.name_scope():
             self.kernel = self.params.get_constant("kernel", kernel)
 
@@ -30,7 +31,7 @@ class Upsample(mx.gluon.HybridBlock):
             x = F.Deconvolution(
                 x,
                 kernel,
-                kernel=(2 * factor, 2 * factor),
+                kernel=(self._size, self._size),
                 stride=(factor, factor),
                 pad=(3 * factor // 2, 3 * factor // 2),
                 num_filter=self._channels,

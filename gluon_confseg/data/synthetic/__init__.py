@@ -3,6 +3,6 @@
 ensure("cityscapes", "cache/cityscapes", train=300, val=60, size=(128, 256), seed=0) -> Path("cache/cityscapes")
 """
 
-from .dataset import KINDS, ensure
+from .dataset import GENERATOR_VERSION, KINDS, ensure
 
-__all__ = ["KINDS", "ensure"]
+__all__ = ["GENERATOR_VERSION", "KINDS", "ensure"]

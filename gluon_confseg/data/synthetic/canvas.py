@@ -159,9 +159,9 @@ class Textures:
         self._fields = np.stack(
             [
                 np.zeros((height + self._margin[0], width + self._margin[1]), np.float32),
-                0.09 * self._noise(rng, 0.004, 0.004) + 0.04 * self._noise(rng, 0.05, 0.05),
+                0.06 * self._noise(rng, 0.004, 0.004) + 0.04 * self._noise(rng, 0.05, 0.05),
                 0.20 * self._noise(rng, 0.012, 0.012) + 0.16 * self._noise(rng, 0.03, 0.035),
-                0.05 * self._noise(rng, 0.005, 0.005) + 0.12 * self._courses(rng),
+                0.05 * self._noise(rng, 0.005, 0.005) + 0.09 * self._courses(rng),
                 0.13 * self._noise(rng, 0.003, 0.06) + 0.05 * self._noise(rng, 0.04, 0.04),
                 0.07 * self._noise(rng, 0.005, 0.003) + 0.07 * self._noise(rng, 0.1, 0.03),
             ]

@@ -173,14 +173,14 @@ def _write(kind: str, root: Path, manifest: dict) -> None:
     height, width = manifest["size"]
     textures = Textures(height, width, manifest["seed"])
     jobs = [(split, index) for split in ("train", "val") for index in range(manifest[split])]
-    for folder in {path.parent for job in jobs for path in _flat(paths(root, *job))}:
-        folder.mkdir(parents=True, exist_ok=True)
 
     def make(job: Tuple[str, int]) -> None:
         split, index = job
         stream = [manifest["seed"], list(KINDS).index(kind), ("train", "val").index(split), index]
         image, label = draw(height, width, textures, np.random.default_rng(stream))
         image_path, label_paths = paths(root, split, index)
+        for folder in {path.parent for path in [image_path, *label_paths]}:
+            folder.mkdir(parents=True, exist_ok=True)
         _write_image(image_path, image)
         for path in label_paths:
             _write_label(path, label, palette=kind == "voc")
@@ -190,10 +190,6 @@ def _write(kind: str, root: Path, manifest: dict) -> None:
             pass
     _write_lists(kind, root, manifest)
     files.write_json(root / MANIFEST, manifest)
-
-
-def _flat(paths: Tuple[Path, List[Path]]) -> List[Path]:
-    return [paths[0], *paths[1]]
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
@@ -206,7 +202,7 @@ def _write_label(path: Path, label: np.ndarray, *, palette: bool) -> None:
     if not palette:
         path.write_bytes(cv2.imencode(".png", label)[1].tobytes())
         return
-    image = Image.fromarray(label, "P")
+    image = Image.fromarray(label)
     colors = np.zeros((256, 3), np.uint8)
     colors[: VOC.num_classes] = VOC.colors
     colors[VOC.ignore_label] = (224, 224, 192)  # as in VOC's own files

@@ -27,7 +27,7 @@ class Silhouette(NamedTuple):
     second: Colors
     texture: int
     size: Tuple[float, float]  # of the figure's unit, in picture heights
-    place: str = "ground"  # or "air", "water", "table"
+    place: str = "ground"  # or "air", "water"
 
 
 def _four_legs(body: List[Part], height: float, xs: Tuple[float, ...], thickness: float) -> List[Part]:
@@ -366,11 +366,11 @@ _POTS: Colors = ((156, 92, 66), (122, 104, 92), (178, 166, 146), (112, 78, 52))
 _BOTTLE_GLASS: Colors = ((44, 84, 54), (92, 58, 36), (150, 168, 160), (60, 80, 120))
 
 SILHOUETTES: Dict[str, Silhouette] = {
-    "aeroplane": Silhouette((_PLANE, _PLANE_FRONT), _METAL, _METAL + PAINT[:3], SMOOTH, (0.5, 0.85), "air"),
+    "aeroplane": Silhouette((_PLANE, _PLANE_FRONT), _METAL, _METAL + PAINT[:3], SMOOTH, (0.55, 0.9), "air"),
     "bicycle": Silhouette((_BICYCLE,), PAINT, PAINT, SMOOTH, (0.5, 0.8)),
-    "bird": Silhouette((_BIRD, _BIRD_FLYING), FUR, FUR, FOLIAGE, (0.4, 0.7), "air"),
-    "boat": Silhouette((_SAILBOAT, _MOTORBOAT), PAINT + WOOD[:2], PAINT, SMOOTH, (0.5, 0.8), "water"),
-    "bottle": Silhouette((_BOTTLE,), _BOTTLE_GLASS, PAINT, SMOOTH, (0.45, 0.8), "table"),
+    "bird": Silhouette((_BIRD, _BIRD_FLYING), FUR, FUR, GRAIN, (0.5, 0.8), "air"),
+    "boat": Silhouette((_SAILBOAT, _MOTORBOAT), PAINT + WOOD[:2], PAINT, SMOOTH, (0.55, 0.85), "water"),
+    "bottle": Silhouette((_BOTTLE,), _BOTTLE_GLASS, PAINT, SMOOTH, (0.55, 0.9)),
     "bus": Silhouette((_BUS, _BUS_FRONT), PAINT, PAINT, SMOOTH, (0.6, 0.9)),
     "car": Silhouette((_CAR, _CAR_FRONT), PAINT, PAINT, SMOOTH, (0.5, 0.85)),
     "cat": Silhouette((_CAT, _CAT_LYING), FUR, FUR, FIBRE, (0.45, 0.75)),
@@ -385,5 +385,5 @@ SILHOUETTES: Dict[str, Silhouette] = {
     "sheep": Silhouette((_SHEEP,), FUR[2:4] + FUR[3:4], FUR, FOLIAGE, (0.5, 0.75)),
     "sofa": Silhouette((_SOFA, _SOFA_CUSHIONS), FABRIC, FABRIC, FIBRE, (0.5, 0.8)),
     "train": Silhouette((_TRAIN, _TRAIN_FRONT), PAINT, PAINT, SMOOTH, (0.55, 0.9)),
-    "tv monitor": Silhouette((_MONITOR, _TELEVISION), _DARK, _DARK, SMOOTH, (0.45, 0.7), "table"),
+    "tv monitor": Silhouette((_MONITOR, _TELEVISION), _DARK, _DARK, SMOOTH, (0.45, 0.7)),
 }

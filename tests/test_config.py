@@ -1,0 +1,98 @@
+"""Settings: inheritance, overrides, and an error that names the file and the key."""
+
+import pytest
+import yaml
+
+from gluon_confseg import cli, config
+from gluon_confseg.errors import ConfsegError
+
+MINIMAL = {
+    "name": "x",
+    "data": {"name": "camvid"},
+    "losses": {"ce": {"kind": "cross_entropy"}},
+    "cells": [{"key": "a", "title": "A", "role": "baseline"}, {"key": "b", "title": "B", "subnet0": "ce"}],
+}
+NAMES = sorted(path for path in cli.CONFIGS.glob("*.yaml") if not path.name.startswith("_"))
+
+
+def write(path, tree):
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("path", NAMES, ids=lambda path: path.stem)
+def test_every_config_of_the_project_is_valid_and_says_what_it_is_for(path):
+    settings = config.load(path)
+    assert config.parse(config.to_tree(settings), "again") == settings
+    if settings.without_data:
+        assert config.load(path.parent / settings.without_data).data.name == settings.data.name
+    head = path.read_text().split("\n_base_")[0]
+    assert head.startswith("# ") and "Command: tools/run_experiment.sh" in head
+
+
+def test_inheritance_merges_mappings_and_replaces_lists(tmp_path):
+    write(tmp_path / "base.yaml", {**MINIMAL, "baseline": {"epochs": 3, "batch_size": 4}, "augment": {"crop": [8, 8]}})
+    child = {"_base_": "base.yaml", "baseline": {"epochs": 5}, "augment": {"crop": [16, 24]}}
+    settings = config.load(write(tmp_path / "child.yaml", child))
+    assert (settings.baseline.epochs, settings.baseline.batch_size) == (5, 4)
+    assert settings.augment.crop == (16, 24)
+
+
+def test_overrides_are_yaml_and_come_last(tmp_path):
+    path = write(tmp_path / "a.yaml", MINIMAL)
+    settings = config.load(path, ["baseline.epochs=2", "augment.scale=[1, 2]", "groups.source=[[Road, Car]]", "seed=4"])
+    assert settings.baseline.epochs == 2 and settings.augment.scale == (1, 2) and settings.seed == 4
+    assert settings.groups.source == (("Road", "Car"),)
+
+
+def test_settings_cannot_be_changed(tmp_path):
+    settings = config.load(write(tmp_path / "a.yaml", MINIMAL))
+    with pytest.raises(ValueError):
+        settings.seed = 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'"),
+        ({"baseline": {"epocs": 1}}, "unknown key 'baseline.epocs'; did you mean 'epochs'"),
+        ({"baseline": {"epochs": 0}}, "baseline.epochs: .*greater than 0"),
+        ({"baseline": {"learning_rate": float("nan")}}, "baseline.learning_rate"),
+        ({"data": {}}, "the key 'data.name' is missing"),
+        ({"augment": {"scale": [2, 1]}}, "augment.scale: wants 0 < low <= high"),
+        ({"cells": [{"key": "a", "title": "A"}]}, "the first cell, and no other, has role: baseline"),
+        ({"cells": MINIMAL["cells"] + MINIMAL["cells"][1:]}, "two cells have the same key"),
+        ({"cells": [*MINIMAL["cells"], {"key": "c", "title": "C", "subnet0": "nw"}]}, "c uses the loss 'nw'"),
+        ({"losses": {"ce": {"kind": "cross_entropy"}, "baseline": {"kind": "cross_entropy"}}}, "'baseline' is taken"),
+        ({"groups": {"source": "atuo"}}, "groups.source"),
+    ],
+)
+def test_a_wrong_setting_names_the_file_and_the_key(tmp_path, change, message):
+    path = write(tmp_path / "wrong.yaml", {**MINIMAL, **change})
+    with pytest.raises(ConfsegError, match=message) as error:
+        config.load(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "expected a mapping"),
+        ("!!python/object/apply:os.system [echo]", "not valid YAML"),
+        ("_base_: loop.yaml", "circle"),
+        ("_base_: [a, b]", "_base_ must be"),
+        ("_base_: none.yaml", "cannot read the config"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path, text, message):
+    path = tmp_path / "loop.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfsegError, match=message):
+        config.load(path)
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed=[", "name.sub=1"])
+def test_an_override_that_is_none(tmp_path, override):
+    with pytest.raises(ConfsegError, match="--set"):
+        config.load(write(tmp_path / "a.yaml", MINIMAL), [override])
