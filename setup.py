@@ -43,7 +43,7 @@ EXTRAS = {
     "test": [
         "pytest>=7",
         "hypothesis>=6",
-        "ruff>=0.4",
+        "ruff>=0.17,<0.18",
         "scikit-learn>=1",
         "cityscapesScripts>=2.2",
     ],

@@ -1,7 +1,6 @@
 """One training state, saved atomically and restored exactly: parameters, optimiser state, how far it got."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from .backend import mx
 from .errors import ConfsegError
-from .files import PathLike, atomic_path
+from .files import PathLike, read_npz, write_npz
 
 Trainers = Sequence[mx.gluon.Trainer]
 
@@ -22,8 +21,7 @@ def save(path: PathLike, trainers: Trainers, meta: Dict[str, Any]) -> None:
             arrays[f"{number}.{index}.value"] = parameter.data(parameter.list_ctx()[0]).asnumpy()
         for index, state in _momenta(trainer).items():
             arrays[f"{number}.{index}.momentum"] = state.asnumpy()
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, **arrays)
+    write_npz(path, arrays)
 
 
 def load(path: PathLike, trainers: Trainers) -> Dict[str, Any]:
@@ -61,12 +59,11 @@ def load_newest(paths: Sequence[PathLike], trainers: Trainers) -> Tuple[Optional
 
 
 def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+    arrays = read_npz(path)
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
         return arrays, json.loads(arrays.pop("meta").tobytes().decode())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfsegError(f"{path} is damaged ({error})") from error
+    except (KeyError, ValueError) as error:
+        raise ConfsegError(f"{path} is no checkpoint; delete it and run again") from error
 
 
 def _momenta(trainer: mx.gluon.Trainer) -> Dict[int, mx.nd.NDArray]:

@@ -81,7 +81,7 @@ def config_path(name: str) -> Path:
         return Path(name)
     path = CONFIGS / f"{name}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml"))) or f"none in {CONFIGS}"
+        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("[!_]*.yaml"))) or f"none in {CONFIGS}"
         raise ConfsegError(f"there is no config {name!r}; there are: {names}; or give the path of a YAML")
     return path
 

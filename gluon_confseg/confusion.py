@@ -2,17 +2,12 @@
 
 import json
 import operator
-import zipfile
-import zlib
-from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
 from .errors import ConfsegError
-from .files import PathLike, atomic_path
-
-_FILE_ERRORS = (ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+from .files import PathLike, read_npz, write_npz
 
 
 class ConfusionMatrix:
@@ -160,21 +155,18 @@ class ConfusionMatrix:
             if not isinstance(value, str):
                 raise ConfsegError(f"metadata of a confusion matrix must be strings; {key} is {type(value).__name__}")
         text = json.dumps({"ignore_label": self.ignore_label, "metadata": metadata}, sort_keys=True)
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, counts=self.counts, description=np.array(text))
+        write_npz(path, {"counts": self.counts, "description": np.array(text)})
 
     @classmethod
     def load(cls, path: PathLike) -> "ConfusionMatrix":
         """Read what `save` wrote, its string fields as `.metadata`. ConfsegError: a missing or damaged file."""
+        arrays = read_npz(path)
         try:
-            with open(Path(path), "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                counts, description = archive["counts"], json.loads(str(archive["description"][()]))
-            matrix = cls.from_counts(counts, description["ignore_label"])
+            description = json.loads(str(arrays["description"][()]))
+            matrix = cls.from_counts(arrays["counts"], description["ignore_label"])
             matrix.metadata = dict(description["metadata"])
-        except OSError as error:
-            raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
-        except _FILE_ERRORS as error:
-            raise ConfsegError(f"{path} is not a whole confusion matrix file; delete it and count again") from error
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ConfsegError(f"{path} is not a confusion matrix file; delete it and count again") from error
         return matrix
 
 

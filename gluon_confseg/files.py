@@ -5,12 +5,20 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import Any, Dict, Iterator, Union
+
+import numpy as np
 
 from .errors import ConfsegError
 
 PathLike = Union[str, Path]
+
+# what NumPy's reader raises for a file that is damaged or no .npz at all; which one depends on the Python version
+_NPZ_ERRORS = (ValueError, TypeError, AttributeError, KeyError, EOFError, RuntimeError, MemoryError)
+_NPZ_ERRORS += (zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
@@ -63,6 +71,23 @@ def read_json(path: PathLike) -> Any:
         raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise ConfsegError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+def write_npz(path: PathLike, arrays: Dict[str, np.ndarray], *, compress: bool = False) -> None:
+    """Write arrays to an .npz, atomically; the same bytes for the same content."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        (np.savez_compressed if compress else np.savez)(handle, **arrays)
+
+
+def read_npz(path: PathLike) -> Dict[str, np.ndarray]:
+    """Read an .npz (no pickle); ConfsegError names the file where it is missing or damaged."""
+    try:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except OSError as error:
+        raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
+    except _NPZ_ERRORS as error:
+        raise ConfsegError(f"{path} is not a whole .npz file; delete it and run again") from error
 
 
 def sha256(path: PathLike) -> str:

@@ -18,7 +18,7 @@ from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
 from .errors import ConfsegError
 from .evaluation import evaluate
-from .files import atomic_path, read_json, write_text
+from .files import atomic_path, read_json, read_npz, write_npz, write_text
 from .inference import Predictor, View
 from .nn import ConfusionCrossEntropy, Fusion, PixelCrossEntropy, get_encoder
 from .nn import Subnet as SubnetBlock
@@ -264,7 +264,7 @@ def evaluate_cells(run: Run) -> List[str]:
         run.val, predictors, tables, workers=run.config.data.workers, title="evaluate", on_image=samples.add
     )
     samples.save(run.folder / SAMPLES_FILE)
-    _save_arrays(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
+    write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
     return [SAMPLES_FILE, COUNTS_FILE]
 
 
@@ -309,19 +309,13 @@ class _Samples:
         self._arrays[f"{number}/id"] = np.array(self._ids[index])
 
     def save(self, path: Path) -> None:
-        _save_arrays(path, self._arrays)
-
-
-def _save_arrays(path: Path, arrays: Dict[str, np.ndarray]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, **arrays)
+        write_npz(path, self._arrays, compress=True)
 
 
 def _results(run: Run) -> dict:
     config, labels, found = run.config, run.train.labels, read_groups(run)
     alone = [name for name in needed_heads(config.cells, len(found)) if name.subnet]
-    with np.load(run.folder / COUNTS_FILE, allow_pickle=False) as arrays:
-        counted = {key: ConfusionMatrix.from_counts(arrays[key]) for key in arrays.files}
+    counted = {key: ConfusionMatrix.from_counts(counts) for key, counts in read_npz(run.folder / COUNTS_FILE).items()}
     cells = [
         results.make_cell(
             counted[cell.key], key=cell.key, title=cell.title, role=cell.role, paper_table=config.paper_table
@@ -408,17 +402,17 @@ def report(run: Run) -> List[str]:
 
 def _overlay_rows(run: Run, found: results.Results) -> List[figures.OverlayRow]:
     shown = [cell for cell in found.cells if cell.role in ("baseline", "paper")]
-    with np.load(run.folder / SAMPLES_FILE, allow_pickle=False) as arrays:
-        count = len({key.split("/")[0] for key in arrays.files})
-        return [
-            figures.OverlayRow(
-                str(arrays[f"{i}/id"]),
-                arrays[f"{i}/image"],
-                arrays[f"{i}/label"],
-                {cell.title: arrays[f"{i}/{cell.key}"] for cell in shown},
-            )
-            for i in range(count)
-        ]
+    arrays = read_npz(run.folder / SAMPLES_FILE)
+    count = len({key.split("/")[0] for key in arrays})
+    return [
+        figures.OverlayRow(
+            str(arrays[f"{i}/id"]),
+            arrays[f"{i}/image"],
+            arrays[f"{i}/label"],
+            {cell.title: arrays[f"{i}/{cell.key}"] for cell in shown},
+        )
+        for i in range(count)
+    ]
 
 
 def _seed_for(run: Run, name: str) -> None:

@@ -36,15 +36,15 @@ def scene(height: int, width: int, textures: Textures, rng: np.random.Generator)
     # far objects first: they stand higher in the picture and are smaller
     for name, nearness in zip(names, np.sort(rng.uniform(0, 1, len(names)))):
         _object(canvas, name, nearness, horizon, rng)
-    gain = rng.uniform(0.45, 1.2)
+    gain = rng.uniform(0.65, 1.15)
     tint = 1.0 + rng.normal(0, 0.06, 3)
     light = Light(
         gain,
         tint,
         (rng.normal(0, 0.3), rng.normal(0, 0.2)),
         rng.uniform(0.7, 1.1),
-        rng.uniform(0.001, 0.007),
-        rng.uniform(3, 11),
+        rng.uniform(0.001, 0.005),
+        rng.uniform(2, 7),
     )
     return canvas.photograph(textures, light, rng), canvas.label
 
