@@ -123,12 +123,8 @@ def _run_stage(this: Run, stage: Stage, restart: bool) -> None:
 
 def _made_from(this: Run, stage: Stage) -> Dict[str, Any]:
     """What the stage's outputs depend on: settings, images, and what the stages before it wrote."""
-    tree = config.to_tree(this.config)
     found = {}
-    for key in stage.settings:
-        value: Any = tree
-        for part in key.split("."):
-            value = value[part]
+    for key, value in stage.settings(this.config).items():
         found.update(_flat(key, value))
     for split in stage.data:
         found[f"images of {split}"] = getattr(this, split).fingerprint()

@@ -4,7 +4,7 @@ import logging
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import yaml
@@ -71,11 +71,11 @@ class HeadName:
 
 @dataclass(frozen=True)
 class Stage:
-    """`settings` are the dotted config keys, `data` the splits and `upstream` the stages that its outputs depend on."""
+    """`settings` (parts of the config, by name), `data` (splits), `upstream` (stages): what the outputs depend on."""
 
     name: str
     work: Callable[[Run], List[str]]
-    settings: Tuple[str, ...]
+    settings: Callable[[Config], Dict[str, Any]]
     upstream: Tuple[str, ...] = ()
     data: Tuple[str, ...] = field(default=("train",))
 
@@ -512,14 +512,29 @@ def _save_parameters(run: Run, block: mx.gluon.Block, name: str) -> str:
     return name
 
 
-_DATA = ("data.name", "data.train_split", "data.scale")
-_ENCODER = (*_DATA, "encoder", "subnet0")
+def _dump(config: Config, *sections: str) -> Dict[str, Any]:
+    tree = to_tree(config)
+    return {section: tree[section] for section in sections}
+
+
+def _baseline_settings(config: Config) -> Dict[str, Any]:
+    data = {key: getattr(config.data, key) for key in ("name", "train_split", "scale")}
+    return {"data": data, **_dump(config, "encoder", "subnet0", "augment", "baseline", "seed")}
+
+
+def _subnet_settings(config: Config) -> Dict[str, Any]:
+    """Of the cells only the losses of their heads: another title or fusion rule needs no training."""
+    used = {name for cell in config.cells for name in (cell.subnet0, cell.subnets)} - {None, BASELINE}
+    losses = {name: loss for name, loss in to_tree(config)["losses"].items() if name in used}
+    heads = sorted({f"subnet {cell.subnet0}" for cell in config.cells} | {f"group {c.subnets}" for c in config.cells})
+    return {**_dump(config, "subnet", "subnets"), "losses": losses, "heads": heads}
+
 
 STAGES = (
-    Stage("baseline", train_baseline, (*_ENCODER, "augment", "baseline", "seed")),
-    Stage("confusion", count_confusion, ("confusion_images",), ("baseline",), ("train", "val")),
-    Stage("groups", choose_groups, ("groups",), ("confusion",)),
-    Stage("subnets", train_subnets, ("subnet", "subnets", "losses", "cells"), ("baseline", "confusion", "groups")),
-    Stage("evaluate", evaluate_cells, ("cells",), ("confusion", "groups", "subnets"), ("val",)),
-    Stage("report", report, ("name", "cells", "paper_table"), ("evaluate",), ("val",)),
+    Stage("baseline", train_baseline, _baseline_settings),
+    Stage("confusion", count_confusion, lambda c: _dump(c, "confusion_images"), ("baseline",), ("train", "val")),
+    Stage("groups", choose_groups, lambda c: _dump(c, "groups"), ("confusion",)),
+    Stage("subnets", train_subnets, _subnet_settings, ("baseline", "confusion", "groups")),
+    Stage("evaluate", evaluate_cells, lambda c: _dump(c, "cells"), ("confusion", "groups", "subnets"), ("val",)),
+    Stage("report", report, lambda c: _dump(c, "name", "cells", "paper_table"), ("evaluate",), ("val",)),
 )
