@@ -72,6 +72,7 @@ def _built_in(settings: config.Config) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gluon_confseg"
     height, width = wanted.size
     name = f"{settings.data.name}-{height}x{width}-{wanted.train}-{wanted.val}-seed{wanted.seed}"
+    name += f"-v{synthetic.GENERATOR_VERSION}"
     _log.info("built-in images are in %s (drawn once)", cache / name)
     return synthetic.ensure(
         settings.data.name, cache / name, train=wanted.train, val=wanted.val, size=wanted.size, seed=wanted.seed
