@@ -76,10 +76,19 @@ class Subnet(Section):
     stages: Tuple[int, ...] = (-1,)
 
 
-class Schedule(Section):
-    """SGD: linear warm-up (in updates), linear decay to 0. The loss takes one pixel in loss_stride x loss_stride."""
+class Subnet0(Subnet):
+    """`weights`: null (random), a released ResNet-38 checkpoint, or a Gluon .params file of this head."""
 
-    epochs: int = Field(80, gt=0)
+    weights: Optional[str] = None
+
+
+class Schedule(Section):
+    """SGD: linear warm-up (in updates), linear decay to 0. The loss takes one pixel in loss_stride x loss_stride.
+
+    `epochs: 0` in the first stage takes encoder and subnet 0 as their weights' files hold them.
+    """
+
+    epochs: int = Field(80, ge=0)
     batch_size: int = Field(8, gt=0)
     learning_rate: float = Field(0.03, gt=0)
     warmup: int = Field(100, ge=0)
@@ -92,6 +101,7 @@ class Schedule(Section):
 class SubnetSchedule(Schedule):
     """`finetune_learning_rate` is for heads that start from the baseline's subnet 0; the others start at random."""
 
+    epochs: int = Field(25, gt=0)
     finetune_learning_rate: float = Field(0.01, gt=0)
 
 
@@ -125,6 +135,12 @@ class Cell(Section):
     adjustment: float = Field(0.0, ge=0)
 
 
+class Evaluation(Section):
+    """`flip`: add the probabilities of the left-right flipped image (the published ResNet-38 result has it)."""
+
+    flip: bool = False
+
+
 class Config(Section):
     """Everything a run depends on."""
 
@@ -137,12 +153,13 @@ class Config(Section):
     data: Data
     augment: Augment = Augment()
     encoder: Encoder = Encoder()
-    subnet0: Subnet = Subnet()
+    subnet0: Subnet0 = Subnet0()
     subnet: Subnet = Subnet()
     baseline: Schedule = Schedule()
     confusion_images: Literal["train", "val"] = "train"
     groups: Groups = Groups()
     subnets: SubnetSchedule = SubnetSchedule()
+    evaluation: Evaluation = Evaluation()
     losses: Dict[str, Loss]
     cells: Tuple[Cell, ...]
 
@@ -159,6 +176,12 @@ class Config(Section):
                     raise ValueError(f"cells: {cell.key} uses the loss {loss!r}; losses: has {', '.join(self.losses)}")
         if "baseline" in self.losses:
             raise ValueError("losses: the name 'baseline' is taken by the head of the first stage")
+        return self
+
+    @model_validator(mode="after")
+    def _weights(self) -> "Config":
+        if self.baseline.epochs == 0 and None in (self.encoder.weights, self.subnet0.weights):
+            raise ValueError("baseline.epochs: 0 trains nothing, so it wants encoder.weights and subnet0.weights")
         return self
 
 

@@ -27,6 +27,7 @@ class Predictor:
     encoder, subnets : trained blocks on `device`; `subnets` by the names that the views use
     views : by name
     scale : working resolution relative to the image's
+    flip : whether to add the probabilities of the left-right flipped image
     mean, std : normalisation as in training
     """
 
@@ -37,12 +38,14 @@ class Predictor:
         views: Dict[str, View],
         *,
         scale: float,
+        flip: bool = False,
         mean: Sequence[float],
         std: Sequence[float],
         device: mx.Context,
     ):
         self._encoder, self._subnets, self._views = encoder, subnets, views
-        self._scale, self._mean, self._std, self._device = scale, mean, std, device
+        self._scale, self._flip = scale, flip
+        self._mean, self._std, self._device = mean, std, device
         self._upsamplers: Dict[int, Upsample] = {}
 
     def __call__(self, image: np.ndarray) -> Dict[str, np.ndarray]:
@@ -52,6 +55,8 @@ class Predictor:
     def launch(self, image: np.ndarray) -> Dict[str, mx.nd.NDArray]:
         """The same on the device, without waiting for it."""
         x = mx.nd.array(self._input(image)[None], ctx=self._device)
+        if self._flip:
+            x = mx.nd.concat(x, x.flip(axis=3), dim=0)
         features = self._encoder(x)
         names = {name for view in self._views.values() for name in view.subnets}
         logits = {name: _logits(self._subnets[name], features) for name in sorted(names)}
@@ -70,8 +75,11 @@ class Predictor:
         return normalize(image, self._mean, self._std)
 
     def _label_map(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
-        """(1, C, h, w) -> uint8 (H, W): scores upsampled to the network's input, then to the image, then compared."""
+        """(1 or 2, C, h, w) -> uint8 (H, W): scores are upsampled to the input, then to the image, then compared."""
         scores = self._upsampler(scores.shape[1])(scores, x)
+        if self._flip:
+            both = scores.softmax(axis=1)
+            scores = both[0:1] + both[1:2].flip(axis=3)
         if scores.shape[2:] != size:
             scores = mx.nd.contrib.BilinearResize2D(scores, height=size[0], width=size[1], align_corners=False)
         return scores.argmax(axis=1)[0].astype("uint8")

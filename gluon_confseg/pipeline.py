@@ -15,7 +15,8 @@ from .data.base import SegmentationDataset
 from .errors import ConfsegError
 from .files import read_json, sha256, write_json
 from .progress import BarHandler
-from .stages import RESULTS_FILE, STAGES, Run, Stage, manifest_path, named_groups
+from .run import CONFIG_FILE, LABELS_FILE, RESULTS_FILE, Run, manifest_path, write_labels
+from .stages import STAGES, Stage, named_groups
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ def run(
             _log.warning(_built_in_notice(settings))
             root = _built_in(settings)
         train, val = _open(settings, root)
-        this = Run(settings, folder, train, val, source, contexts)
-        write_json(folder / "config.json", config.to_tree(settings))
+        this = Run(settings, folder, train.labels, contexts, train, val, source)
+        write_json(folder / CONFIG_FILE, config.to_tree(settings))
+        write_labels(folder / LABELS_FILE, train.labels)
         write_json(
             folder / "environment.json",
             {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))},

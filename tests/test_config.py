@@ -56,7 +56,9 @@ def test_settings_cannot_be_changed(tmp_path):
     [
         ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'"),
         ({"baseline": {"epocs": 1}}, "unknown key 'baseline.epocs'; did you mean 'epochs'"),
-        ({"baseline": {"epochs": 0}}, "baseline.epochs: .*greater than 0"),
+        ({"baseline": {"epochs": -1}}, "baseline.epochs: .*greater than or equal to 0"),
+        ({"subnets": {"epochs": 0}}, "subnets.epochs: .*greater than 0"),
+        ({"baseline": {"epochs": 0}, "encoder": {"weights": "a"}}, "wants encoder.weights and subnet0.weights"),
         ({"baseline": {"learning_rate": float("nan")}}, "baseline.learning_rate"),
         ({"data": {}}, "the key 'data.name' is missing"),
         ({"augment": {"scale": [2, 1]}}, "augment.scale: wants 0 < low <= high"),

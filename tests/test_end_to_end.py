@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gluon_confseg import results
+from gluon_confseg.errors import ConfsegError
 
 TINY = [
     "data.built_in={train: 6, val: 2, size: [64, 96]}",
@@ -114,6 +115,16 @@ def test_restart_redoes_what_changed_and_what_follows(environment, tmp_path):
     assert [group.classes for group in found.groups] == [["Road", "Pavement"], ["Car", "Pedestrian", "Bicyclist"]]
 
 
+def test_a_network_that_is_already_trained_is_taken_as_it_is(runs, environment, tmp_path):
+    """As the paper does with the released ResNet-38: no epochs in the first stage, its head is subnet 0."""
+    trained, _ = runs("camvid", 1)
+    weights = (f"encoder.weights={trained}/encoder.params", f"subnet0.weights={trained}/subnet0.baseline.params")
+    done = confseg(environment, "camvid", tmp_path, settings=[*TINY, "baseline.epochs=0", *weights])
+    assert done.returncode == 0, done.stderr
+    left, right = (results.read(folder / "results.json") for folder in (trained, tmp_path))
+    assert left.baseline.confusion == right.baseline.confusion and left.groups == right.groups
+
+
 def test_interrupted_and_killed_runs_continue_to_the_same_result(environment, runs, tmp_path):
     """Ctrl-C in the first stage, then SIGKILL in a later one: the end is that of the run that was left alone."""
     longer = [*TINY, "baseline={epochs: 4, batch_size: 2, max_updates_per_epoch: 2, warmup: 0, learning_rate: 0.01}"]
@@ -160,3 +171,17 @@ def test_something_is_learned(environment, tmp_path):
     assert done.returncode == 0, done.stderr
     found = results.read(tmp_path / "run" / "results.json")
     assert found.baseline.miou > 0.35
+
+
+def test_a_finished_run_can_be_opened_without_its_data(runs):
+    from gluon_confseg import labels
+    from gluon_confseg.backend import mx
+    from gluon_confseg.run import open_run, read_groups
+
+    folder, _ = runs("cityscapes", 1)
+    opened = open_run(folder, [mx.cpu()])
+    assert opened.labels.classes == labels.CITYSCAPES.classes and opened.labels.colors == labels.CITYSCAPES.colors
+    assert dict(opened.labels.raw_ids) == dict(labels.CITYSCAPES.raw_ids)
+    assert len(read_groups(opened)) == 3
+    with pytest.raises(ConfsegError, match="not a finished run"):
+        open_run(folder / "stages", [mx.cpu()])

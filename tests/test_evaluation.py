@@ -34,11 +34,11 @@ def network():
     return encoder, subnets, fusion
 
 
-def predictor(network, device=None, scale=1.0):
+def predictor(network, device=None, scale=1.0, flip=False):
     encoder, subnets, fusion = network
     views = {"both": View(("zero", "one"), fusion), "alone": View(("one",))}
     named = dict(zip(("zero", "one"), subnets))
-    return Predictor(encoder, named, views, scale=scale, mean=MEAN, std=STD, device=device or mx.cpu(0))
+    return Predictor(encoder, named, views, scale=scale, flip=flip, mean=MEAN, std=STD, device=device or mx.cpu(0))
 
 
 def tables():
@@ -65,6 +65,23 @@ def test_a_working_scale_still_labels_every_pixel_of_the_file(dataset, network):
     half = predictor(network, scale=0.5)(image)["both"]
     assert half.shape == image.shape[:2]
     assert (half != predictor(network)(image)["both"]).any()
+
+
+def test_flipping_adds_the_probabilities_of_the_mirrored_image(dataset, network):
+    image = dataset.image(0)[:, :80]  # a multiple of the stride: mirrored, the features stand for the same pixels
+    encoder, subnets, fusion = network
+    whole = ConfSegNet(encoder, subnets, fusion)
+    whole.upsample.initialize()
+
+    def probabilities(picture):
+        return whole(mx.nd.array(normalize(picture, MEAN, STD)[None])).softmax(axis=1).asnumpy()[0]
+
+    expected = probabilities(image) + probabilities(np.ascontiguousarray(image[:, ::-1]))[:, :, ::-1]
+    found = predictor(network, flip=True)(image)["both"]
+    assert (found == expected.argmax(axis=0)).mean() > 0.9999
+    assert (found != predictor(network)(image)["both"]).any()
+    mirrored = predictor(network, flip=True)(np.ascontiguousarray(image[:, ::-1]))["both"]
+    assert (mirrored[:, ::-1] == found).mean() > 0.9999
 
 
 def test_counts_do_not_depend_on_workers_and_devices(dataset, network):

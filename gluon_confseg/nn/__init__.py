@@ -4,6 +4,7 @@ from .encoders import ENCODERS, SmallEncoder, get_encoder
 from .fusion import Fusion
 from .losses import ConfusionCrossEntropy, PixelCrossEntropy
 from .network import ConfSegNet
+from .resnet38 import ResNet38Encoder
 from .subnet import Subnet
 from .upsample import Upsample
 
@@ -13,6 +14,7 @@ __all__ = [
     "ConfusionCrossEntropy",
     "Fusion",
     "PixelCrossEntropy",
+    "ResNet38Encoder",
     "SmallEncoder",
     "Subnet",
     "Upsample",

@@ -5,16 +5,19 @@ An encoder is a HybridBlock that maps images (N, 3, H, W) to a tuple of feature 
 (the number of feature maps). Any block with these can stand in for the ones below.
 """
 
-from pathlib import Path
+from functools import partial
 from typing import List, Optional
 
 from ..backend import import_gluoncv, mx
 from ..errors import ConfsegError
+from .resnet38 import ResNet38Encoder, is_released_checkpoint, load_encoder
+from .weights import load_imagenet, load_weights
 
 nn = mx.gluon.nn
 
 RESNETS = ("resnet18_v1b", "resnet34_v1b", "resnet50_v1b", "resnet101_v1b", "resnet152_v1b")
-ENCODERS = ("small", *RESNETS)
+RESNET38 = "resnet38_a1"
+ENCODERS = ("small", *RESNETS, RESNET38)
 
 
 class _ConvBN(nn.HybridSequential):
@@ -111,47 +114,25 @@ def get_encoder(
     """An initialised encoder by name (one of ENCODERS).
 
     `weights`: None draws them at random (He et al. 2015), "imagenet" asks GluonCV's model store, anything else is
-    a Gluon .params file of this encoder. Raises ConfsegError for an unknown name or weights that cannot be had.
+    a file: .params of this encoder or of GluonCV's classifier, .pth or .safetensors in torchvision's layout (see
+    weights.py), or, for resnet38_a1, a released checkpoint. Raises ConfsegError for an unknown name or weights that
+    cannot be had.
     """
     ctx = ctx or [mx.cpu()]
     if name not in ENCODERS:
         raise ConfsegError(f"encoder.name: unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
-    make = SmallEncoder if name == "small" else lambda **kwargs: ResNetEncoder(name, **kwargs)
+    own = {"small": SmallEncoder, RESNET38: ResNet38Encoder}
+    make = own[name] if name in own else partial(ResNetEncoder, name)
     encoder = make(frozen_batchnorm=frozen_batchnorm)
     encoder.initialize(mx.init.MSRAPrelu(slope=0), ctx=ctx)
     encoder(mx.nd.zeros((1, 3, 32, 32), ctx=ctx[0]))  # deferred shapes are settled here, not in the first batch
+    mx.nd.waitall()  # until then oneDNN may be reordering weights in place, and reading or saving them gives a mixture
     if weights == "imagenet":
-        _load_imagenet(encoder, name, ctx)
+        if name not in RESNETS:
+            raise ConfsegError(f"encoder.weights: there are no ImageNet weights of {name!r}; set encoder.weights: null")
+        load_imagenet(encoder, name, ctx)
+    elif name == RESNET38 and weights is not None and is_released_checkpoint(weights):
+        load_encoder(encoder, weights)
     elif weights is not None:
-        load_parameters(encoder, weights, ctx)
+        load_weights(encoder, weights, ctx)
     return encoder
-
-
-def load_parameters(block: mx.gluon.HybridBlock, path: str, ctx: List[mx.Context]) -> None:
-    """Fill `block` from a Gluon .params file; ConfsegError where it is missing, damaged or of another network."""
-    if not Path(path).is_file():
-        raise ConfsegError(f"weights file {path} does not exist")
-    try:
-        block.load_parameters(str(path), ctx=ctx)
-    except (mx.MXNetError, AssertionError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfsegError(f"{path} does not hold the weights of this network: {reason}") from error
-
-
-def _load_imagenet(encoder: mx.gluon.HybridBlock, name: str, ctx: List[mx.Context]) -> None:
-    if name not in RESNETS:
-        raise ConfsegError(f"encoder.weights: there are no ImageNet weights of {name!r}; set encoder.weights: null")
-    gluoncv = import_gluoncv()
-    try:
-        source = gluoncv.model_zoo.get_model(name, pretrained=True, dilated=True, ctx=ctx)
-    except Exception as error:  # GluonCV's downloader raises whatever its HTTP library does
-        raise ConfsegError(
-            f"encoder.weights: GluonCV's model store cannot be reached for {name} ({type(error).__name__}); "
-            "set encoder.weights to a local .params file of this encoder, or to null for random weights"
-        ) from error
-    pairs = ((encoder.stem[0], source.conv1), (encoder.stem[1], source.bn1), (encoder.layer1, source.layer1))
-    pairs += ((encoder.layer2, source.layer2), (encoder.layer3, source.layer3), (encoder.layer4, source.layer4))
-    for target, origin in pairs:
-        values = origin._collect_params_with_prefix()
-        for key, parameter in target._collect_params_with_prefix().items():
-            parameter.set_data(values[key].data(ctx[0]))

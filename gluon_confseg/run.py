@@ -1,0 +1,101 @@
+"""A run: its settings, data, devices and folder, and the names of the files in it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List
+
+import yaml
+
+from . import groups
+from .backend import mx
+from .config import Config, parse
+from .data import SegmentationDataset
+from .errors import ConfsegError
+from .files import PathLike, read_json, write_json
+from .labels import LabelSet
+
+CONFIG_FILE = "config.json"
+LABELS_FILE = "labels.json"
+ENCODER_FILE = "encoder.params"
+CONFUSION_FILE = "confusion.npz"
+GROUPS_FILE = "groups.yaml"
+SAMPLES_FILE = "samples.npz"
+COUNTS_FILE = "counts.npz"
+RESULTS_FILE = "results.json"
+STAGE_NAMES = ("baseline", "confusion", "groups", "subnets", "evaluate", "report")
+BASELINE = "baseline"  # the "loss" of the head of the first stage
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder with what is needed to use its networks: settings, classes, devices."""
+
+    config: Config
+    folder: Path
+    labels: LabelSet
+    devices: List[mx.Context]
+
+    @property
+    def num_classes(self) -> int:
+        return self.labels.num_classes
+
+
+@dataclass(frozen=True)
+class Run(TrainedRun):
+    """What every stage is given: the above, and the images."""
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+    data_source: str
+
+
+@dataclass(frozen=True)
+class HeadName:
+    """A head: subnet 0 or that of a group (1..M), trained with a loss of the config, or the baseline's."""
+
+    subnet: int
+    loss: str
+
+    def __str__(self) -> str:
+        return f"subnet{self.subnet}.{self.loss}"
+
+    @property
+    def file(self) -> str:
+        return f"{self}.params"
+
+
+def open_run(folder: PathLike, devices: List[mx.Context]) -> TrainedRun:
+    """A finished run; ConfsegError where `folder` is none, or its training has not finished."""
+    folder = Path(folder)
+    unfinished = [stage for stage in ("baseline", "groups", "subnets") if not manifest_path(folder, stage).is_file()]
+    if unfinished:
+        raise ConfsegError(f"{folder} is not a finished run: stage {unfinished[0]} is missing; run it to the end first")
+    settings = parse(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    return TrainedRun(settings, folder, _read_labels(folder / LABELS_FILE), devices)
+
+
+def write_labels(path: PathLike, labels: LabelSet) -> None:
+    """The class table of a run: what its networks' outputs mean, and their colours."""
+    raw_ids = {str(raw): train for raw, train in labels.raw_ids.items()}
+    write_json(path, {"name": labels.name, "classes": labels.classes, "colors": labels.colors, "raw_ids": raw_ids})
+
+
+def _read_labels(path: Path) -> LabelSet:
+    tree = read_json(path)
+    try:
+        raw_ids = {int(raw): train for raw, train in tree["raw_ids"].items()}
+        return LabelSet(tree["name"], tuple(tree["classes"]), tuple(map(tuple, tree["colors"])), raw_ids)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfsegError(f"{path} is not a class table ({error}); run the first stage again") from error
+
+
+def read_groups(run: TrainedRun) -> List[groups.ClassGroup]:
+    """The groups that `choose_groups` wrote."""
+    tree = yaml.safe_load((run.folder / GROUPS_FILE).read_text(encoding="utf-8"))
+    found = groups.named(run.labels, [entry["classes"] for entry in tree])
+    return [groups.ClassGroup(group.classes, entry["reason"]) for group, entry in zip(found, tree)]
+
+
+def manifest_path(folder: Path, stage: str) -> Path:
+    """Where a finished stage says what it was made from."""
+    return folder / "stages" / f"{stage}.json"
