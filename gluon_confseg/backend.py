@@ -226,6 +226,15 @@ def _context(name: str) -> "mx.Context":
     return context
 
 
+def settle() -> None:
+    """Wait for all that is queued. To be called before parameters are read after an inference pass.
+
+    On CPU, oneDNN reorders the weights in place in such a pass; reading them meanwhile gives mixed layouts, and no
+    error.
+    """
+    mx.nd.waitall()
+
+
 def versions() -> Dict[str, str]:
     """Versions of what decides a result, for its record; packages that are absent are left out."""
     found = {"python": platform.python_version(), "platform": platform.platform()}

@@ -7,17 +7,17 @@ from typing import Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import groups
-from .backend import mx
+from .backend import mx, settle
 from .config import Cell, Loss, Schedule, Subnet
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
 from .inference import Predictor, View
-from .nn import ConfusionCrossEntropy, Fusion, PixelCrossEntropy, get_encoder
+from .nn import ConfSegNet, ConfusionCrossEntropy, Fusion, PixelCrossEntropy, get_encoder
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters
-from .run import BASELINE, ENCODER_FILE, HeadName, Run, TrainedRun
+from .run import BASELINE, CONFUSION_FILE, ENCODER_FILE, HeadName, Run, TrainedRun, read_groups
 from .training import Head, HeadLoss, make_trainer
 
 _log = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ def new_head(
     _seed_for(run, str(name))
     subnet.initialize(mx.init.MSRAPrelu(slope=0), ctx=run.devices)
     features = encoder(mx.nd.zeros((1, 3, 32, 32), ctx=run.devices[0]))
-    subnet(*subnet.inputs(features))  # settles deferred shapes now, in this seed's order
+    subnet(*subnet.inputs(features))  # gives deferred shapes their values now, in this seed's order
+    settle()
     rate = schedule.learning_rate
     if name.subnet == 0 and name.loss != BASELINE:
         load_parameters(subnet, run.folder / HeadName(0, BASELINE).file, run.devices)
@@ -148,18 +149,48 @@ def _load_subnet0(subnet: SubnetBlock, path: str, devices: List[mx.Context]) -> 
         load_parameters(subnet, path, devices)
 
 
+def find_cell(run: TrainedRun, key: Optional[str] = None) -> Cell:
+    """The cell with that key, by default the last one of the paper's; ConfsegError lists the keys there are."""
+    by_key = {cell.key: cell for cell in run.config.cells}
+    if key is None:
+        return [cell for cell in run.config.cells if cell.role in ("baseline", "paper")][-1]
+    if key not in by_key:
+        raise ConfsegError(f"{run.folder} has no cell {key!r}; its cells: {', '.join(by_key)}")
+    return by_key[key]
+
+
+def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSegNet:
+    """The network of a cell of a finished run, with its weights: normalised images in, log-scores out.
+
+    Raises ConfsegError for a cell that is not in the run's config.
+    """
+    cell, found = find_cell(run, cell_key), read_groups(run)
+    counts = ConfusionMatrix.load(run.folder / CONFUSION_FILE).counts
+    fusion = make_view(cell, found, run.num_classes, counts.sum(axis=1) / counts.sum()).fusion
+    names = [HeadName(0, cell.subnet0)]
+    if cell.subnets is not None:
+        names += [HeadName(m, cell.subnets) for m in range(1, len(found) + 1)]
+    subnets = [_load_subnet(run, name, found, device) for name in names]
+    network = ConfSegNet(load_encoder(run, [device]), subnets, fusion)
+    fusion.initialize(ctx=device)
+    network.upsample.initialize(ctx=device)
+    return network
+
+
+def _load_subnet(run: TrainedRun, name: HeadName, found: List[groups.ClassGroup], device: mx.Context) -> SubnetBlock:
+    subnet = _new_subnet(run, name, found)
+    load_parameters(subnet, run.folder / name.file, [device])
+    subnet.hybridize()
+    return subnet
+
+
 def make_predictors(
     run: TrainedRun, names: List[HeadName], found: List[groups.ClassGroup], views: Callable[[], Dict[str, View]]
 ) -> List[Predictor]:
     """One predictor per device, from the files in the run's folder."""
     predictors = []
     for device in run.devices:
-        subnets = {}
-        for name in names:
-            subnet = _new_subnet(run, name, found)
-            load_parameters(subnet, run.folder / name.file, [device])
-            subnet.hybridize()
-            subnets[str(name)] = subnet
+        subnets = {str(name): _load_subnet(run, name, found, device) for name in names}
         made = views()
         for view in made.values():
             if view.fusion is not None:
@@ -181,6 +212,7 @@ def make_predictors(
 
 
 def save_parameters(run: Run, block: mx.gluon.Block, name: str) -> str:
+    settle()
     with atomic_path(run.folder / name) as temporary:
         block.save_parameters(str(temporary))
     return name

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .backend import mx
+from .backend import mx, settle
 from .errors import ConfsegError
 from .files import PathLike, read_npz, write_npz
 
@@ -15,6 +15,7 @@ Trainers = Sequence[mx.gluon.Trainer]
 
 def save(path: PathLike, trainers: Trainers, meta: Dict[str, Any]) -> None:
     """Write parameters and momenta of all trainers, and `meta` (JSON-able), to one npz file."""
+    settle()
     arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
     for number, trainer in enumerate(trainers):
         for index, parameter in enumerate(trainer._params):

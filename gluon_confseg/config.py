@@ -58,7 +58,7 @@ class Augment(Section):
 
 
 class Encoder(Section):
-    """`weights`: null (random), "imagenet" (GluonCV's model store) or a Gluon .params file."""
+    """`weights`: null (random), "imagenet" (GluonCV's model store) or a file: see nn/weights.py and nn/resnet38.py."""
 
     name: str = "small"
     weights: Optional[str] = None

@@ -774,6 +774,7 @@ def test_a_file_changed_anywhere_is_read_or_refused(tmp_path_factory, data, chan
     read_or_refused(tmp_path_factory, changed(data, changes))
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # pickletools, of a damaged string
 @settings(max_examples=300, deadline=None)
 @given(changes=CHANGES)
 def test_a_pickle_changed_anywhere_is_read_or_refused(tmp_path_factory, changes):

@@ -8,7 +8,7 @@ An encoder is a HybridBlock that maps images (N, 3, H, W) to a tuple of feature 
 from functools import partial
 from typing import List, Optional
 
-from ..backend import import_gluoncv, mx
+from ..backend import import_gluoncv, mx, settle
 from ..errors import ConfsegError
 from .resnet38 import ResNet38Encoder, is_released_checkpoint, load_encoder
 from .weights import load_imagenet, load_weights
@@ -126,7 +126,7 @@ def get_encoder(
     encoder = make(frozen_batchnorm=frozen_batchnorm)
     encoder.initialize(mx.init.MSRAPrelu(slope=0), ctx=ctx)
     encoder(mx.nd.zeros((1, 3, 32, 32), ctx=ctx[0]))  # deferred shapes are settled here, not in the first batch
-    mx.nd.waitall()  # until then oneDNN may be reordering weights in place, and reading or saving them gives a mixture
+    settle()
     if weights == "imagenet":
         if name not in RESNETS:
             raise ConfsegError(f"encoder.weights: there are no ImageNet weights of {name!r}; set encoder.weights: null")

@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from ..backend import import_gluoncv, mx
+from ..backend import import_gluoncv, mx, settle
 from ..errors import ConfsegError
 from ..files import PathLike
 
@@ -112,7 +112,7 @@ def load_imagenet(encoder: mx.gluon.HybridBlock, name: str, ctx: List[mx.Context
             f"{file}.params (zipped at {url}) and set encoder.weights to this local .params file, or to a .pth or "
             ".safetensors file of this network in torchvision's layout, or to null for random weights"
         ) from error
-    mx.nd.waitall()  # oneDNN reorders weights in place during a forward pass; reading them then gives mixed layouts
+    settle()
     tensors = {key: value.list_data()[0].asnumpy() for key, value in network._collect_params_with_prefix().items()}
     _fill(encoder, tensors, f"GluonCV's {name}", ctx, exact=False)
 
