@@ -24,6 +24,8 @@ REQUIRES = [
     "setuptools",  # MXNet and GluonCV import distutils, which left the standard library in Python 3.12
 ]
 
+ONNX = ["onnx>=1.16,<1.19", "onnxruntime"]  # onnx 1.19 removed onnx.mapping, which MXNet's exporter uses
+
 EXTRAS = {
     "cpu": ["mxnet==1.9.1"],
     # The wheel bundles no NVIDIA library; these are what it links, and backend.py loads them.
@@ -40,7 +42,9 @@ EXTRAS = {
         "nvidia-nccl-cu11>=2.14,<3",
         "nvidia-nvtx-cu11>=11.7,<12",
     ],
+    "onnx": ONNX,
     "test": [
+        *ONNX,
         "pytest>=7",
         "hypothesis>=6",
         "ruff>=0.17,<0.18",

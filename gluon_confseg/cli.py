@@ -11,6 +11,9 @@ from .errors import ConfsegError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+GPUS_HELP = "GPUs to use. Default: all that MXNet can use, else the CPU."
+SCALES_HELP = "Average the probabilities over these scales, as in 0.75,1,1.25."
+FLIP_HELP = "Add the left-right flipped image. Default: as in the run's config."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +30,7 @@ def cli() -> None:
     help="The data set. Default: the variable CITYSCAPES_DATASET, VOC_ROOT or CAMVID_ROOT, else built-in images.",
 )
 @click.option("--output", metavar="DIR", help="Folder of the results. Default: runs/NAME-seedN.")
-@click.option("--gpus", metavar="0,1", help="GPUs to use. Default: all that MXNet can use, else the CPU.")
+@click.option("--gpus", metavar="0,1", help=GPUS_HELP)
 @click.option("--cpu", is_flag=True, help="Use the CPU.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run. Default: the config's.")
 @click.option(
@@ -75,6 +78,100 @@ def table(runs: Tuple[str, ...], classes: bool) -> None:
         print(f"\nseed {each.seed}\n\n{results.class_table(each)}")
 
 
+@cli.command()
+@click.argument("run", metavar="RUN")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--cell", metavar="KEY", help="Cell of the result table to predict with. Default: the paper's last one.")
+@click.option("--output", metavar="DIR", help="Folder to write to. Default: RUN/predictions/CELL.")
+@click.option("--scales", metavar="LIST", default="1", help=SCALES_HELP)
+@click.option("--flip", is_flag=True, help=FLIP_HELP)
+@click.option("--gpus", metavar="0,1", help=GPUS_HELP)
+@click.option("--cpu", is_flag=True, help="Use the CPU.")
+def predict(
+    run: str,
+    inputs: Tuple[str, ...],
+    cell: Optional[str],
+    output: Optional[str],
+    scales: str,
+    flip: bool,
+    gpus: Optional[str],
+    cpu: bool,
+) -> int:
+    """Label images with a finished run's network: label maps, the data set's own ids, overlays.
+
+    RUN is a run's folder; INPUT an image (PNG, JPEG) or a folder of images. Run again, it continues.
+    """
+    names = device_names(gpus, cpu)
+    from . import prediction
+    from .backend import devices
+
+    settings = {"cell": cell, "output": output, "scales": prediction.parse_scales(scales), "flip": flip}
+    failed = prediction.predict(run, inputs, devices=devices(names), **settings)
+    return 1 if failed else 0
+
+
+@cli.command()
+@click.argument("run", metavar="RUN")
+@click.option("--data-root", metavar="DIR", help="The data set. Default: as for confseg run.")
+@click.option("--split", help="A labelled split. Default: the run's validation split.")
+@click.option("--cell", "cells", metavar="KEY", multiple=True, help="Cell to evaluate; may be repeated. Default: all.")
+@click.option("--output", metavar="FILE", help="Write the counts to this JSON file. Default: only print.")
+@click.option("--scales", metavar="LIST", default="1", help=SCALES_HELP)
+@click.option("--flip", is_flag=True, help=FLIP_HELP)
+@click.option("--gpus", metavar="0,1", help=GPUS_HELP)
+@click.option("--cpu", is_flag=True, help="Use the CPU.")
+def evaluate(
+    run: str,
+    data_root: Optional[str],
+    split: Optional[str],
+    cells: Tuple[str, ...],
+    output: Optional[str],
+    scales: str,
+    flip: bool,
+    gpus: Optional[str],
+    cpu: bool,
+) -> None:
+    """Print mean and per-class IoU of a finished run's cells on a labelled split."""
+    names = device_names(gpus, cpu)
+    from . import prediction
+    from .backend import devices
+
+    settings = {"cells": cells, "output": output, "scales": prediction.parse_scales(scales), "flip": flip}
+    prediction.evaluate_run(run, devices=devices(names), data_root=data_root, split=split, **settings)
+
+
+@cli.command()
+@click.argument("run", metavar="RUN")
+@click.option("--cell", metavar="KEY", help="Cell of the result table to export. Default: the paper's last one.")
+@click.option("--format", "kind", type=click.Choice(["symbol", "onnx"]), default="symbol", help="Default: symbol.")
+@click.option("--output", metavar="DIR", help="Folder to make. Default: RUN/export/CELL-FORMAT.")
+@click.option("--size", metavar="HxW", help="The only image size it is for. Default: --dynamic.")
+@click.option("--dynamic", is_flag=True, help="Any image size.")
+@click.option("--labels", is_flag=True, help="Give the label map instead of the classes' scores.")
+@click.option("--normalize", is_flag=True, help="Take RGB of 0..255, with the normalisation inside.")
+def export(
+    run: str,
+    cell: Optional[str],
+    kind: str,
+    output: Optional[str],
+    size: Optional[str],
+    dynamic: bool,
+    labels: bool,
+    normalize: bool,
+) -> None:
+    """Write a finished run's network as one graph that runs without this package, MXNet's or ONNX.
+
+    RUN is a run's folder. The graph is run in a fresh process and compared with the network before it is kept.
+    """
+    if size and dynamic:
+        raise ConfsegError("--size and --dynamic exclude each other; give one")
+    from . import export as exporting
+
+    options = exporting.Options(kind, exporting.parse_size(size) if size else None, labels, normalize)
+    made = exporting.export(run, cell, output, options)
+    print(f"the graph, an example that runs it and {exporting.CONTRACT_FILE}, which describes it, are in {made}")
+
+
 def config_path(name: str) -> Path:
     """The YAML that a name or path stands for; ConfsegError lists the names there are."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
@@ -86,18 +183,24 @@ def config_path(name: str) -> Path:
     return path
 
 
-def device_setting(gpus: Optional[str], cpu: bool) -> List[str]:
-    """The `devices` override of --gpus and --cpu."""
+def device_names(gpus: Optional[str], cpu: bool) -> List[str]:
+    """The devices of --gpus and --cpu; ["auto"] without either."""
     if gpus is not None and cpu:
         raise ConfsegError("--gpus and --cpu exclude each other; give one")
     if cpu:
-        return ["devices=[cpu:0]"]
+        return ["cpu:0"]
     if gpus is None:
-        return []
+        return ["auto"]
     numbers = gpus.split(",")
     if not all(number.strip().isdecimal() for number in numbers):
         raise ConfsegError(f"--gpus {gpus}: wants numbers separated by commas, for example --gpus 0,1")
-    return [f"devices=[{', '.join(f'gpu:{int(number)}' for number in numbers)}]"]
+    return [f"gpu:{int(number)}" for number in numbers]
+
+
+def device_setting(gpus: Optional[str], cpu: bool) -> List[str]:
+    """The `devices` override of --gpus and --cpu."""
+    names = device_names(gpus, cpu)
+    return [] if names == ["auto"] else [f"devices=[{', '.join(names)}]"]
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
-"""Whole images through an encoder and several combinations of subnets, the encoder once."""
+"""Whole images through an encoder and several combinations of subnets, the encoder once (per scale)."""
 
+import copy
 from dataclasses import dataclass
 from typing import Dict, Optional, Sequence, Tuple
 
@@ -27,6 +28,7 @@ class Predictor:
     encoder, subnets : trained blocks on `device`; `subnets` by the names that the views use
     views : by name
     scale : working resolution relative to the image's
+    scales : factors on `scale`; of several, the probabilities at the image's resolution are averaged
     flip : whether to add the probabilities of the left-right flipped image
     mean, std : normalisation as in training
     """
@@ -38,15 +40,22 @@ class Predictor:
         views: Dict[str, View],
         *,
         scale: float,
+        scales: Sequence[float] = (1.0,),
         flip: bool = False,
         mean: Sequence[float],
         std: Sequence[float],
         device: mx.Context,
     ):
         self._encoder, self._subnets, self._views = encoder, subnets, views
-        self._scale, self._flip = scale, flip
+        self._scale, self._scales, self._flip = scale, tuple(scales), flip
         self._mean, self._std, self._device = mean, std, device
         self._upsamplers: Dict[int, Upsample] = {}
+
+    def augmented(self, *, scales: Sequence[float], flip: bool) -> "Predictor":
+        """The same network with these `scales` and `flip`."""
+        other = copy.copy(self)
+        other._scales, other._flip = tuple(scales), flip
+        return other
 
     def __call__(self, image: np.ndarray) -> Dict[str, np.ndarray]:
         """RGB uint8 (H, W, 3) -> for each view the arg max of its scores at the image's resolution, uint8 (H, W)."""
@@ -54,35 +63,47 @@ class Predictor:
 
     def launch(self, image: np.ndarray) -> Dict[str, mx.nd.NDArray]:
         """The same on the device, without waiting for it."""
-        x = mx.nd.array(self._input(image)[None], ctx=self._device)
+        passes = [self._pass(image, self._scale * factor) for factor in self._scales]
+        labels = {}
+        # one view's scores at the image's size at a time: they are the large ones
+        for key, view in self._views.items():
+            scores = None
+            for x, logits in passes:
+                added = self._scores(view, logits, x, image.shape[:2])
+                scores = added if scores is None else scores + added
+            labels[key] = scores.argmax(axis=1)[0].astype("uint8")
+        return labels
+
+    def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Dict[str, mx.nd.NDArray]]:
+        """The network's input (1 or 2, 3, h, w) at a scale, and every needed subnet's logits of it."""
+        x = mx.nd.array(self._input(image, scale)[None], ctx=self._device)
         if self._flip:
             x = mx.nd.concat(x, x.flip(axis=3), dim=0)
         features = self._encoder(x)
         names = {name for view in self._views.values() for name in view.subnets}
-        logits = {name: _logits(self._subnets[name], features) for name in sorted(names)}
-        labels = {}
-        for key, view in self._views.items():
-            chosen = [logits[name] for name in view.subnets]
-            scores = chosen[0] if view.fusion is None else view.fusion(*chosen)
-            labels[key] = self._label_map(scores, x, image.shape[:2])
-        return labels
+        return x, {name: _logits(self._subnets[name], features) for name in sorted(names)}
 
-    def _input(self, image: np.ndarray) -> np.ndarray:
-        if self._scale != 1:
-            height, width = (max(1, round(side * self._scale)) for side in image.shape[:2])
-            area = cv2.INTER_AREA if self._scale < 1 else cv2.INTER_LINEAR
+    def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
+        if scale != 1:
+            height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+            area = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             image = cv2.resize(image, (width, height), interpolation=area)
         return normalize(image, self._mean, self._std)
 
-    def _label_map(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
-        """(1 or 2, C, h, w) -> uint8 (H, W): scores are upsampled to the input, then to the image, then compared."""
+    def _scores(
+        self, view: View, logits: Dict[str, mx.nd.NDArray], x: mx.nd.NDArray, size: Tuple[int, int]
+    ) -> mx.nd.NDArray:
+        """(1, C, H, W): upsampled to the input, then to the image; probabilities where several passes are added."""
+        chosen = [logits[name] for name in view.subnets]
+        scores = chosen[0] if view.fusion is None else view.fusion(*chosen)
         scores = self._upsampler(scores.shape[1])(scores, x)
+        if self._flip or len(self._scales) > 1:
+            scores = scores.softmax(axis=1)
         if self._flip:
-            both = scores.softmax(axis=1)
-            scores = both[0:1] + both[1:2].flip(axis=3)
+            scores = scores[0:1] + scores[1:2].flip(axis=3)
         if scores.shape[2:] != size:
             scores = mx.nd.contrib.BilinearResize2D(scores, height=size[0], width=size[1], align_corners=False)
-        return scores.argmax(axis=1)[0].astype("uint8")
+        return scores
 
     def _upsampler(self, channels: int) -> Upsample:
         if channels not in self._upsamplers:

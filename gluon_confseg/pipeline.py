@@ -44,8 +44,8 @@ def run(
     with _locked(folder), _logged(folder):
         _log.info("%s: results go to %s; devices: %s", settings.name, folder, ", ".join(map(str, contexts)))
         if root is None:
-            _log.warning(_built_in_notice(settings))
-            root = _built_in(settings)
+            _log.warning(built_in_notice(settings))
+            root = built_in_root(settings)
         train, val = _open(settings, root)
         this = Run(settings, folder, train.labels, contexts, train, val, source)
         write_json(folder / CONFIG_FILE, config.to_tree(settings))
@@ -60,15 +60,15 @@ def run(
         written = ("results.json", "table.txt", "classes.md", "confusion.png", "classes.png", "overlays.png")
         print(f"\nin {folder}: {', '.join(written)}")
         if source == "built-in":
-            _log.warning(_built_in_notice(settings))
+            _log.warning(built_in_notice(settings))
     return folder
 
 
-def _built_in_notice(settings: config.Config) -> str:
+def built_in_notice(settings: config.Config) -> str:
     return BUILT_IN_NOTICE.format(variable=ROOT_VARIABLES[settings.data.name])
 
 
-def _built_in(settings: config.Config) -> Path:
+def built_in_root(settings: config.Config) -> Path:
     """Draw the built-in data set into the user's cache folder, once."""
     wanted = settings.data.built_in
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gluon_confseg"

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
     "errors files progress backend labels paper confusion groups config data nn checkpoint training "
-    "inference evaluation results figures stages pipeline cli"
+    "inference evaluation run building results figures reporting stages pipeline prediction export cli"
 ).split()
 WITHOUT_MXNET = ("errors", "files", "labels", "paper", "confusion", "groups", "results", "figures")
 FILES = sorted(PACKAGE.rglob("*.py"))
