@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -75,8 +76,10 @@ def read_json(path: PathLike) -> Any:
 
 def write_npz(path: PathLike, arrays: Dict[str, np.ndarray], *, compress: bool = False) -> None:
     """Write arrays to an .npz, atomically; the same bytes for the same content."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        (np.savez_compressed if compress else np.savez)(handle, **arrays)
+    with atomic_path(path) as temporary:
+        content = io.BytesIO()  # in memory first: on a full disk, zipfile leaves a traceback behind besides its error
+        (np.savez_compressed if compress else np.savez)(content, **arrays)
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_npz(path: PathLike) -> Dict[str, np.ndarray]:
