@@ -22,7 +22,8 @@ from gluon_confseg.backend import import_gluoncv, mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.nn import get_encoder, weights
 from gluon_confseg.nn.encoders import ResNetEncoder
-from gluon_confseg.nn.weights import load_imagenet, load_parameters, load_weights, read_tensors
+from gluon_confseg.nn.weights import load_imagenet, load_parameters, load_weights
+from gluon_confseg.tensor_files import read_tensors
 
 CPU = [mx.cpu()]
 LAYERS = {"resnet18_v1b": (2, 2, 2, 2), "resnet101_v1b": (3, 4, 23, 3)}
