@@ -132,7 +132,12 @@ def test_interrupted_and_killed_runs_continue_to_the_same_result(environment, ru
     assert confseg(environment, "camvid", whole, settings=longer).returncode == 0
     for marker, kill, code in (("baseline epoch 2", signal.SIGINT, 130), ("subnets epoch 1", signal.SIGKILL, -9)):
         process = subprocess.Popen(
-            command("camvid", parts, settings=longer), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command("camvid", parts, settings=longer),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # a test runner in the background of a script has it ignored, and children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         log = parts / "run.log"
         deadline = time.monotonic() + 120
