@@ -59,6 +59,14 @@ def load_newest(paths: Sequence[PathLike], trainers: Trainers) -> Tuple[Optional
     return None, skipped
 
 
+def read_meta(path: PathLike) -> Dict[str, Any]:
+    """The `meta` of a checkpoint; empty where there is none, or it is damaged."""
+    try:
+        return _read(Path(path))[1]
+    except ConfsegError:
+        return {}
+
+
 def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
     arrays = read_npz(path)
     try:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from . import __version__, config, results
+from . import __version__, checkpoint, config, results
 from .backend import devices, versions
 from .data import ROOT_VARIABLES, check_disjoint, find_root, open_dataset, synthetic
 from .data.base import SegmentationDataset
@@ -111,14 +111,15 @@ def _run_stage(this: Run, stage: Stage, restart: bool) -> None:
                 "choose another --output, or --restart to redo it and what follows"
             )
         _log.warning("%s: done again, because of %s", stage.name, "; ".join(changed))
-        for checkpoint in this.folder.glob(f"*{stage.name}.checkpoint.npz"):
-            checkpoint.unlink()
+        for stale in this.folder.glob(f"*{stage.name}.checkpoint.npz"):
+            stale.unlink()
     started = time.monotonic()
+    earlier = checkpoint.read_meta(this.folder / f"{stage.name}.checkpoint.npz").get("seconds", 0.0)
     outputs = stage.work(this)
     manifest = {
         "made_from": made_from,
         "outputs": {name: sha256(this.folder / name) for name in outputs},
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(earlier + time.monotonic() - started, 2),
     }
     write_json(path, manifest)
     _log.info("%s: finished in %.0f s", stage.name, manifest["seconds"])

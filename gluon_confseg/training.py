@@ -1,6 +1,7 @@
 """One step, one epoch, fit: heads on an encoder, frozen or trained. Everything arrives as an argument."""
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -206,7 +207,8 @@ def fit(
     meta, damaged = checkpoint.load_newest((checkpoint_path, previous), _trainers(trunk, heads))
     for line in damaged:
         _log.warning("%s; falling back to the checkpoint before it", line)
-    start = 0 if meta is None else meta["epoch"]
+    done = meta or {"epoch": 0, "seconds": 0.0}
+    start, earlier, started = done["epoch"], done["seconds"], time.monotonic()
     if start:
         _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
     total = schedule.epochs * updates
@@ -225,7 +227,8 @@ def fit(
             average_statistics(trunk.encoder, heads)
             if checkpoint_path.exists():
                 checkpoint_path.replace(previous)
-            checkpoint.save(checkpoint_path, _trainers(trunk, heads), {"epoch": epoch + 1})
+            seconds = earlier + time.monotonic() - started
+            checkpoint.save(checkpoint_path, _trainers(trunk, heads), {"epoch": epoch + 1, "seconds": seconds})
             on_epoch(epoch, metrics)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gluon_confseg import training
+from gluon_confseg import checkpoint, training
 from gluon_confseg.backend import mx
 from gluon_confseg.config import Schedule
 from gluon_confseg.data.loader import Batch
@@ -139,10 +139,14 @@ def test_resuming_is_exact(tmp_path, trained):
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
     whole = run(tmp_path / "whole")
+    seconds = []
     for stop_after in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts", stop_after)
+        seconds.append(checkpoint.read_meta(tmp_path / "parts" / "test.checkpoint.npz")["seconds"])
     assert_identical(whole, run(tmp_path / "parts"))
+    seconds.append(checkpoint.read_meta(tmp_path / "parts" / "test.checkpoint.npz")["seconds"])
+    assert 0 < seconds[0] < seconds[1] < seconds[2]  # the sum over all sessions
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
