@@ -79,7 +79,8 @@ def write_npz(path: PathLike, arrays: Dict[str, np.ndarray], *, compress: bool =
     with atomic_path(path) as temporary:
         content = io.BytesIO()  # in memory first: on a full disk, zipfile leaves a traceback behind besides its error
         (np.savez_compressed if compress else np.savez)(content, **arrays)
-        temporary.write_bytes(content.getbuffer())
+        # a copy: a view that a traceback keeps crashes the garbage collector of Python 3.12.1
+        temporary.write_bytes(content.getvalue())
 
 
 def read_npz(path: PathLike) -> Dict[str, np.ndarray]:
