@@ -48,6 +48,8 @@ def run(
             root = built_in_root(settings)
         train, val = _open(settings, root)
         this = Run(settings, folder, train.labels, contexts, train, val, source)
+        if not restart:
+            _refuse_changed(this)  # before config.json is written: it must stay that of the networks beside it
         write_json(folder / CONFIG_FILE, config.to_tree(settings))
         write_labels(folder / LABELS_FILE, train.labels)
         write_json(
@@ -55,7 +57,7 @@ def run(
             {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))},
         )
         for stage in STAGES:
-            _run_stage(this, stage, restart)
+            _run_stage(this, stage)
         print(results.run_table(results.read(folder / RESULTS_FILE)))
         written = ("results.json", "table.txt", "classes.md", "confusion.png", "classes.png", "overlays.png")
         print(f"\nin {folder}: {', '.join(written)}")
@@ -96,7 +98,20 @@ def _open(settings: config.Config, root: Path) -> List[SegmentationDataset]:
     return splits
 
 
-def _run_stage(this: Run, stage: Stage, restart: bool) -> None:
+def _refuse_changed(this: Run) -> None:
+    """Raise ConfsegError where a finished stage was made with other settings or images."""
+    for stage in STAGES:
+        if not all(manifest_path(this.folder, name).exists() for name in (stage.name, *stage.upstream)):
+            continue
+        changed = _differences(read_json(manifest_path(this.folder, stage.name))["made_from"], _made_from(this, stage))
+        if not _follows_from_upstream(changed):
+            raise ConfsegError(
+                f"{this.folder}: stage {stage.name} was finished with other settings ({'; '.join(changed)}); "
+                "choose another --output, or --restart to redo it and what follows"
+            )
+
+
+def _run_stage(this: Run, stage: Stage) -> None:
     path = manifest_path(this.folder, stage.name)
     made_from = _made_from(this, stage)
     if path.exists():
@@ -105,11 +120,6 @@ def _run_stage(this: Run, stage: Stage, restart: bool) -> None:
         if not changed:
             _log.info("%s: finished before (%.0f s), skipped", stage.name, manifest["seconds"])
             return
-        if not restart and not _follows_from_upstream(changed):
-            raise ConfsegError(
-                f"{this.folder}: stage {stage.name} was finished with other settings ({'; '.join(changed)}); "
-                "choose another --output, or --restart to redo it and what follows"
-            )
         _log.warning("%s: done again, because of %s", stage.name, "; ".join(changed))
         for stale in this.folder.glob(f"*{stage.name}.checkpoint.npz"):
             stale.unlink()

@@ -98,8 +98,10 @@ def test_run_again_skips_what_is_finished(runs, environment):
 
 def test_other_settings_in_the_same_folder_are_refused(runs, environment):
     folder, _ = runs("camvid", 2)
+    before = (folder / "config.json").read_bytes()
     refused = confseg(environment, "camvid", folder, "--seed", "5")
     assert refused.returncode == 2
+    assert (folder / "config.json").read_bytes() == before  # still that of the networks in the folder
     assert "seed: 0 -> 5" in refused.stderr and "--restart" in refused.stderr
 
 
