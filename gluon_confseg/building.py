@@ -13,7 +13,7 @@ from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
 from .inference import Predictor, View
-from .nn import ConfSegNet, ConfusionCrossEntropy, Fusion, PixelCrossEntropy, get_encoder
+from .nn import ConfSegNet, ConfusionCrossEntropy, Fusion, MergedSubnets, PixelCrossEntropy, get_encoder
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters
@@ -171,7 +171,9 @@ def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSeg
     if cell.subnets is not None:
         names += [HeadName(m, cell.subnets) for m in range(1, len(found) + 1)]
     subnets = [_load_subnet(run, name, found, device) for name in names]
-    network = ConfSegNet(load_encoder(run, [device]), subnets, fusion)
+    merged = MergedSubnets(subnets)
+    merged.copy_values(subnets)
+    network = ConfSegNet(load_encoder(run, [device]), merged, fusion)
     fusion.initialize(ctx=device)
     network.upsample.initialize(ctx=device)
     return network

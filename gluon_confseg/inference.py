@@ -9,7 +9,7 @@ import numpy as np
 
 from .backend import mx
 from .data.transforms import normalize
-from .nn import Fusion, Subnet, Upsample
+from .nn import Fusion, MergedSubnets, Subnet, Upsample
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Predictor:
         std: Sequence[float],
         device: mx.Context,
     ):
-        self._encoder, self._subnets, self._views = encoder, subnets, views
+        self._encoder, self._names, self._views = encoder, tuple(subnets), views
+        self._subnets = MergedSubnets(list(subnets.values()))
+        self._subnets.copy_values(list(subnets.values()))
+        self._subnets.hybridize()
         self._scale, self._scales, self._flip = scale, tuple(scales), flip
         self._mean, self._std, self._device = mean, std, device
         self._upsamplers: Dict[int, Upsample] = {}
@@ -79,9 +82,7 @@ class Predictor:
         x = mx.nd.array(self._input(image, scale)[None], ctx=self._device)
         if self._flip:
             x = mx.nd.concat(x, x.flip(axis=3), dim=0)
-        features = self._encoder(x)
-        names = {name for view in self._views.values() for name in view.subnets}
-        return x, {name: _logits(self._subnets[name], features) for name in sorted(names)}
+        return x, dict(zip(self._names, self._subnets(*self._encoder(x))))
 
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
         if scale != 1:
@@ -111,7 +112,3 @@ class Predictor:
             block.initialize(ctx=self._device)
             self._upsamplers[channels] = block
         return self._upsamplers[channels]
-
-
-def _logits(subnet: Subnet, features: Sequence[mx.nd.NDArray]) -> mx.nd.NDArray:
-    return subnet(*subnet.inputs(features))

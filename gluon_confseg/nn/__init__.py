@@ -3,6 +3,7 @@
 from .encoders import ENCODERS, SmallEncoder, get_encoder
 from .fusion import Fusion
 from .losses import ConfusionCrossEntropy, PixelCrossEntropy
+from .merged import MergedSubnets
 from .network import ConfSegNet
 from .resnet38 import ResNet38Encoder
 from .subnet import Subnet
@@ -13,6 +14,7 @@ __all__ = [
     "ConfSegNet",
     "ConfusionCrossEntropy",
     "Fusion",
+    "MergedSubnets",
     "PixelCrossEntropy",
     "ResNet38Encoder",
     "SmallEncoder",

@@ -43,7 +43,7 @@ class Subnet(mx.gluon.HybridBlock):
             raise ConfsegError(f"subnet.kernel: {kernel} is even, which would shrink the scores; use 1, 3 or 5")
         if norm not in ("none", "batch"):
             raise ConfsegError(f"subnet.norm: {norm!r} is neither 'none' nor 'batch'")
-        self.num_outputs = num_outputs
+        self.num_outputs, self.hidden, self.channels = num_outputs, hidden, channels
         self.stages: Tuple[int, ...] = tuple(stages)
         padding = dilation * (kernel - 1) // 2
         with self.name_scope():
@@ -63,17 +63,25 @@ class Subnet(mx.gluon.HybridBlock):
 
         Raises ConfsegError for a stage that the encoder does not have.
         """
-        absent = [stage for stage in self.stages if not -len(features) <= stage < len(features)]
-        if absent:
-            raise ConfsegError(f"subnet.stages: the encoder has {len(features)} stages, there is no {absent[0]}")
-        if self.stages == (-1,):
-            return [features[-1]]
-        return [*(features[stage] for stage in self.stages), features[-1]]
+        return select_stages(features, self.stages)
 
     def hybrid_forward(self, F, *inputs):
-        # inputs: (N, C_s, h_s, w_s) per stage, then the last feature map
-        x = inputs[0]
-        if len(inputs) > 1:
-            resized = [F.contrib.BilinearResize2D(f, inputs[-1], mode="like", align_corners=False) for f in inputs[:-1]]
-            x = F.concat(*resized, dim=1)
-        return self.classifier(self.body(x))
+        return self.classifier(self.body(join_stages(F, *inputs)))
+
+
+def select_stages(features: Sequence, stages: Tuple[int, ...]) -> List:
+    """The maps of `stages`, and the last one, which gives the size; ConfsegError for a stage that is not there."""
+    absent = [stage for stage in stages if not -len(features) <= stage < len(features)]
+    if absent:
+        raise ConfsegError(f"subnet.stages: the encoder has {len(features)} stages, there is no {absent[0]}")
+    if stages == (-1,):
+        return [features[-1]]
+    return [*(features[stage] for stage in stages), features[-1]]
+
+
+def join_stages(F, *inputs):
+    """What the first convolution reads: (N, C_s, h_s, w_s) per stage and the last map -> (N, sum of C_s, h, w)."""
+    if len(inputs) == 1:
+        return inputs[0]
+    resized = [F.contrib.BilinearResize2D(f, inputs[-1], mode="like", align_corners=False) for f in inputs[:-1]]
+    return F.concat(*resized, dim=1)
