@@ -105,6 +105,8 @@ def test_broken_installation(confseg_doctor, tmp_path, files, name, mend):
 
 def gpu_build(tmp_path, missing=()):
     """mxnet-cu112 as pip sees it, with libraries that load and do nothing, but for those `missing`."""
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc, to make libraries that do nothing")
     add(tmp_path, {"mxnet.py": FAKE_MXNET, **metadata("mxnet-cu112", "1.9.1")})
     add(tmp_path, metadata("nvidia-cudnn-cu11", "8.9.6.50"))
     add(tmp_path, metadata("nvidia-cuda-nvrtc-cu11", "11.8.89"))
