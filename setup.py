@@ -18,6 +18,7 @@ REQUIRES = [
     "pydantic>=2.5,<3",
     "typing_extensions>=4.6",
     "click>=8",
+    "packaging>=20",
     "tqdm>=4.60",
     "tabulate>=0.9",
     "gluoncv==0.10.5.post0",  # the last release with MXNet models

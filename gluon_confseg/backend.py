@@ -3,41 +3,32 @@
 Everybody else writes `from .backend import mx` and, where it is needed, `import_gluoncv()`.
 """
 
-import ctypes
-import importlib.metadata
 import logging
 import os
 import platform
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType
-from typing import Dict, Iterator, List, Sequence, Tuple, Union
+from typing import Dict, List, Sequence, Union
 
 import numpy
 
-from .errors import ConfsegError
-
-CPU_INSTALL = "pip install mxnet==1.9.1"
-GPU_INSTALL = "tools/run_experiment.sh without --cpu, or here: pip uninstall mxnet; pip install -e '.[gpu]'"
-
-# Folder below site-packages/nvidia and library, in the order in which they load without a missing symbol.
-NVIDIA_LIBRARIES = (
-    ("cuda_runtime", "libcudart.so.11.0"),
-    ("nvtx", "libnvToolsExt.so.1"),
-    ("cuda_nvrtc", "libnvrtc.so.11.2"),
-    ("cublas", "libcublasLt.so.11"),
-    ("cublas", "libcublas.so.11"),
-    ("cufft", "libcufft.so.10"),
-    ("curand", "libcurand.so.10"),
-    ("cusparse", "libcusparse.so.11"),
-    ("cusolver", "libcusolver.so.11"),
-    ("cudnn", "libcudnn.so.8"),
-    ("nccl", "libnccl.so.2"),
+from .cuda import (
+    CPU_INSTALL,
+    DRIVER_LIBRARY,
+    GPU_BUILD,
+    GPU_INSTALL,
+    NVIDIA_LIBRARIES,
+    can_run,
+    load_libraries,
+    query_driver,
+    wheel_install,
 )
+from .errors import ConfsegError
+from .packages import installed
 
-# mxnet-cu112 holds machine code for sm_50 to sm_86 and no PTX: 8.9 runs it, 9.0 and later cannot.
-OLDEST_CAPABILITY, FIRST_UNSUPPORTED_CAPABILITY = (5, 0), (9, 0)
+# What libmxnet takes from the system, and the Debian package that brings it; the wheel contains the rest.
+_SYSTEM_LIBRARIES = {"libgomp.so.1": "libgomp1", "libquadmath.so.0": "libquadmath0", "libstdc++.so.6": "libstdc++6"}
 
 _OLD_NUMPY_NAMES = {"bool": bool, "int": int, "float": float, "complex": complex, "object": object, "str": str}
 
@@ -74,31 +65,13 @@ def _set_threads() -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(cpus // 2, min(cpus, 4)))
 
 
-def _has_distribution(name: str) -> bool:
-    try:
-        importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _load_nvidia_libraries() -> None:
-    """Load the NVIDIA wheels' libraries where libmxnet finds them; one that is absent may come from the system."""
-    for folder, library in NVIDIA_LIBRARIES:
-        for entry in sys.path:
-            path = Path(entry) / "nvidia" / folder / "lib" / library
-            if path.is_file():
-                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-                break
-
-
 def import_mxnet() -> ModuleType:
     """Import MXNet 1.9.1 with what it needs in place. Raises ConfsegError saying what to install."""
     _add_old_numpy_names()
     _set_threads()
     try:
-        if _has_distribution("mxnet-cu112"):
-            _load_nvidia_libraries()
+        if installed(GPU_BUILD):
+            load_libraries()
         with warnings.catch_warnings():
             _silence_known_warnings()
             import mxnet
@@ -106,20 +79,24 @@ def import_mxnet() -> ModuleType:
         package = "setuptools" if error.name == "distutils" else error.name
         install = CPU_INSTALL if package == "mxnet" else f"pip install {package}"
         raise ConfsegError(f"MXNet cannot be imported, {package} is not installed: {install}") from error
-    except OSError as error:
-        raise ConfsegError(_explain_missing_library(str(error))) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no libmxnet.so at all
+        raise ConfsegError(_explain_missing_library(str(error).splitlines()[0])) from error
     return mxnet
 
 
 def _explain_missing_library(message: str) -> str:
-    if "libcuda.so" in message:
+    library = message.split(":")[0].rpartition("/")[2]
+    if library == DRIVER_LIBRARY:
         return (
             "mxnet-cu112 is installed, but the NVIDIA driver (libcuda.so.1) is not: install the driver, "
             f"or the CPU build: pip uninstall mxnet-cu112; {CPU_INSTALL}"
         )
-    if _has_distribution("mxnet-cu112"):
-        return f"mxnet-cu112 lacks an NVIDIA library ({message}): pip install -e '.[gpu]' in the project's folder"
-    return f"MXNet's library does not load ({message}): reinstall it: {CPU_INSTALL} --force-reinstall"
+    if library in _SYSTEM_LIBRARIES:
+        return f"MXNet needs {library} of the system: apt install {_SYSTEM_LIBRARIES[library]}"
+    if library in dict(map(reversed, NVIDIA_LIBRARIES)):
+        return f"mxnet-cu112 lacks an NVIDIA library ({message}): {wheel_install(library)}"
+    build = GPU_BUILD if installed(GPU_BUILD) else "mxnet"
+    return f"MXNet's library does not load ({message}): pip install --force-reinstall --no-deps {build}==1.9.1"
 
 
 mx = import_mxnet()
@@ -144,31 +121,6 @@ def import_gluoncv() -> ModuleType:
     return gluoncv
 
 
-def gpu_capabilities() -> List[Tuple[str, Tuple[int, int]]]:
-    """Name and compute capability of each visible GPU, in CUDA's order; [] where no driver answers."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-        return list(_query_gpus(cuda))
-    except (OSError, AttributeError):  # no driver, or a library that is not a whole one
-        return []
-
-
-def _query_gpus(cuda: ctypes.CDLL) -> Iterator[Tuple[str, Tuple[int, int]]]:
-    capability_major, capability_minor = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-    count, device, value = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return
-    for ordinal in range(count.value):
-        cuda.cuDeviceGet(ctypes.byref(device), ordinal)
-        name = ctypes.create_string_buffer(128)
-        cuda.cuDeviceGetName(name, len(name), device)
-        capability = []
-        for attribute in (capability_major, capability_minor):
-            cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-            capability.append(value.value)
-        yield name.value.decode("utf-8", "replace"), (capability[0], capability[1])
-
-
 def _has_cuda() -> bool:
     return mx.runtime.Features().is_enabled("CUDA")
 
@@ -177,22 +129,39 @@ def _gpu_problem(index: int) -> str:
     """Why MXNet cannot use GPU `index`, with what to do; "" where it can."""
     if not _has_cuda():
         return f"gpu:{index} was asked for, but this MXNet is the CPU build: for the GPU build, {GPU_INSTALL}"
-    gpus = gpu_capabilities()
-    if index >= len(gpus):
-        there = ", ".join(f"gpu:{i} ({name})" for i, (name, _) in enumerate(gpus)) or "no GPU"
-        return f"gpu:{index} is not there: this machine shows {there}; choose another device or cpu:0"
-    name, capability = gpus[index]
-    if not OLDEST_CAPABILITY <= capability < FIRST_UNSUPPORTED_CAPABILITY:
+    driver = query_driver()
+    if index >= len(driver.gpus):
+        there = ", ".join(f"gpu:{i} ({name})" for i, (name, _) in enumerate(driver.gpus))
+        there = f"this machine shows {there}" if there else driver.problem
+        return f"gpu:{index} is not there: {there}; choose another device or cpu:0"
+    name, capability = driver.gpus[index]
+    if not can_run(capability):
         return (
             f"gpu:{index} ({name}, compute capability {capability[0]}.{capability[1]}) cannot run mxnet-cu112 1.9.1, "
             "which was built for 5.0 to 8.9; choose another GPU or cpu:0"
         )
+    problem = runtime_problem()
+    return f"gpu:{index} ({name}) is there, but {problem}; update the driver or choose cpu:0" if problem else ""
+
+
+def runtime_problem() -> str:
+    """Why the GPU build cannot work with the driver that is installed; "" where it can, and for the CPU build."""
+    try:
+        mx.context.num_gpus()
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("==")[2]
+        return f"CUDA 11 refuses its driver ({reason.rpartition(': ')[2]})"
     return ""
 
 
 def _auto_devices() -> List[str]:
-    """Every GPU that MXNet can use, else the CPU; a GPU that is left out is logged."""
-    problems = [_gpu_problem(index) for index in range(len(gpu_capabilities()))] if _has_cuda() else []
+    """Every GPU that MXNet can use, else the CPU; a GPU that is left out, or absent from the GPU build, is logged."""
+    if not _has_cuda():
+        return ["cpu:0"]
+    driver = query_driver()
+    problems = [_gpu_problem(index) for index in range(len(driver.gpus))]
+    if not problems:
+        _log.warning("%s: the CPU is used; confseg doctor says more", driver.problem)
     for problem in filter(None, problems):
         _log.warning("%s", problem)
     return [f"gpu:{index}" for index, problem in enumerate(problems) if not problem] or ["cpu:0"]
@@ -240,6 +209,7 @@ def versions() -> Dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     # From the metadata: gluoncv.__version__ says 0.11.0 in 0.10.5.post0.
     for package in ("numpy", "mxnet", "mxnet-cu112", "gluoncv", "opencv-python", "opencv-python-headless"):
-        if _has_distribution(package):
-            found[package] = importlib.metadata.version(package)
+        version = installed(package)
+        if version:
+            found[package] = version
     return found

@@ -172,6 +172,17 @@ def export(
     print(f"the graph, an example that runs it and {exporting.CONTRACT_FILE}, which describes it, are in {made}")
 
 
+@cli.command()
+def doctor() -> int:
+    """Say what this machine and installation can run, with the line that mends what they cannot.
+
+    The exit code is 1 where something prevents running.
+    """
+    from . import doctor as examination
+
+    return examination.examine()
+
+
 def config_path(name: str) -> Path:
     """The YAML that a name or path stands for; ConfsegError lists the names there are."""
     if name.endswith((".yaml", ".yml")) or "/" in name:

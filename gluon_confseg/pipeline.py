@@ -3,17 +3,17 @@
 import contextlib
 import fcntl
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from . import __version__, checkpoint, config, results
 from .backend import devices, versions
-from .data import ROOT_VARIABLES, check_disjoint, find_root, open_dataset, synthetic
+from .data import check_disjoint, find_root, open_dataset, synthetic
 from .data.base import SegmentationDataset
 from .errors import ConfsegError
 from .files import read_json, sha256, write_json
+from .places import ROOT_VARIABLES, cache_folder
 from .progress import BarHandler
 from .run import CONFIG_FILE, LABELS_FILE, RESULTS_FILE, Run, manifest_path, write_labels
 from .stages import STAGES, Stage, named_groups
@@ -73,7 +73,7 @@ def built_in_notice(settings: config.Config) -> str:
 def built_in_root(settings: config.Config) -> Path:
     """Draw the built-in data set into the user's cache folder, once."""
     wanted = settings.data.built_in
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gluon_confseg"
+    cache = cache_folder()
     height, width = wanted.size
     name = f"{settings.data.name}-{height}x{width}-{wanted.train}-{wanted.val}-seed{wanted.seed}"
     name += f"-v{synthetic.GENERATOR_VERSION}"

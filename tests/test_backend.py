@@ -1,6 +1,5 @@
 """backend.py: MXNet and GluonCV import on this Python, devices are what was asked for, errors say what to do."""
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from gluon_confseg import backend
 from gluon_confseg.backend import devices, mx
+from gluon_confseg.cuda import Driver
 from gluon_confseg.errors import ConfsegError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,9 @@ def gpus(monkeypatch):
 
     def pretend(*capabilities):
         monkeypatch.setattr(backend, "_has_cuda", lambda: True)
-        monkeypatch.setattr(backend, "gpu_capabilities", lambda: list(capabilities))
+        monkeypatch.setattr(backend, "runtime_problem", lambda: "")
+        problem = "" if capabilities else "the NVIDIA driver shows no GPU"
+        monkeypatch.setattr(backend, "query_driver", lambda: Driver(problem, (12, 4), capabilities))
 
     return pretend
 
@@ -96,6 +98,9 @@ except ValueError as error:
     [
         ("libcuda.so.1: cannot open shared object file", "the NVIDIA driver (libcuda.so.1) is not: install the driver"),
         ("libgfortran.so.3: cannot open shared object file", "MXNet's library does not load (libgfortran.so.3"),
+        ("libquadmath.so.0: cannot open shared object file", "of the system: apt install libquadmath0"),
+        ("libcudnn.so.8: cannot open shared object file", "--no-deps 'nvidia-cudnn-cu11<9,>=8.5'"),
+        ("/venv/nvidia/nccl/lib/libnccl.so.2: file too short", "--no-deps 'nvidia-nccl-cu11<3,>=2.14'"),
     ],
 )
 def test_library_that_does_not_load(tmp_path, loader_says, user_reads):
@@ -163,7 +168,7 @@ def test_absent_gpu_is_named_with_what_is_there(gpus):
     assert devices(["gpu:1", "gpu:0"]) == [mx.gpu(1), mx.gpu(0)]
     assert "gpu:2 is not there: this machine shows gpu:0 (A100), gpu:1 (L4)" in message(devices, "gpu:2")
     gpus()
-    assert "gpu:0 is not there: this machine shows no GPU" in message(devices, "gpu:0")
+    assert "gpu:0 is not there: the NVIDIA driver shows no GPU; choose" in message(devices, "gpu:0")
 
 
 @pytest.mark.parametrize(
@@ -177,70 +182,32 @@ def test_compute_capability(gpus, gpu, usable):
         assert f"gpu:0 ({gpu[0]}, compute capability {gpu[1][0]}.{gpu[1][1]}) cannot run" in message(devices, "gpu:0")
 
 
+def test_driver_that_cuda_refuses(gpus, monkeypatch, caplog):
+    def refuse():
+        raise mx.MXNetError(
+            'Traceback:\n  File "base.h", line 458\n'
+            "CUDA: Check failed: e == cudaSuccess (35 vs. 0) : CUDA driver version is insufficient"
+        )
+
+    refused = backend.runtime_problem
+    gpus(AMPERE)
+    monkeypatch.setattr(mx.context, "num_gpus", refuse)
+    monkeypatch.setattr(backend, "runtime_problem", refused)
+    reason = "gpu:0 (A100) is there, but CUDA 11 refuses its driver (CUDA driver version is insufficient)"
+    assert reason in message(devices, "gpu:0")
+    assert devices("auto") == [mx.cpu(0)] and reason in caplog.text
+
+
 def test_auto_takes_every_usable_gpu_and_reports_the_others(gpus, caplog):
     gpus(AMPERE, HOPPER, ADA)
     assert devices("auto") == devices() == devices(["auto"]) == [mx.gpu(0), mx.gpu(2)]
     assert "gpu:1 (H100, compute capability 9.0) cannot run" in caplog.text
     gpus(HOPPER)
     assert devices("auto") == [mx.cpu(0)]
+    caplog.clear()
     gpus()
     assert devices("auto") == [mx.cpu(0)]
-
-
-class FakeDriver:
-    """libcuda.so.1 as ctypes shows it, with the GPUs given."""
-
-    def __init__(self, *gpus):
-        self.gpus = gpus
-
-    def cuInit(self, flags):
-        return 0 if self.gpus else 100  # CUDA_ERROR_NO_DEVICE
-
-    def cuDeviceGetCount(self, count):
-        count._obj.value = len(self.gpus)
-        return 0
-
-    def cuDeviceGet(self, device, ordinal):
-        device._obj.value = 10 + ordinal
-        return 0
-
-    def cuDeviceGetName(self, buffer, size, device):
-        buffer.value = self.gpus[device.value - 10][0].encode()
-        return 0
-
-    def cuDeviceGetAttribute(self, value, attribute, device):
-        value._obj.value = self.gpus[device.value - 10][1][attribute - 75]
-        return 0
-
-
-@pytest.mark.parametrize("gpus", [(), (ADA, HOPPER)])
-def test_driver_is_asked_for_names_and_capabilities(monkeypatch, gpus):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(*gpus))
-    assert backend.gpu_capabilities() == list(gpus)
-
-
-def test_no_driver_and_half_a_driver_show_no_gpu(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert backend.gpu_capabilities() == []
-
-    def absent(name):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", absent)
-    assert backend.gpu_capabilities() == []
-
-
-def test_nvidia_libraries_load_globally_and_in_order(monkeypatch, tmp_path):
-    names = [("cudnn", "libcudnn.so.8"), ("cublas", "libcublas.so.11"), ("cublas", "libcublasLt.so.11")]
-    for folder, library in names:
-        (tmp_path / "nvidia" / folder / "lib").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "nvidia" / folder / "lib" / library).touch()
-    loaded = []
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode: loaded.append((Path(path).name, mode)))
-    backend._load_nvidia_libraries()
-    order = ["libcublasLt.so.11", "libcublas.so.11", "libcudnn.so.8"]
-    assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in order]
+    assert caplog.messages == ["the NVIDIA driver shows no GPU: the CPU is used; confseg doctor says more"]
 
 
 @pytest.mark.parametrize("cpus, threads", [(1, "1"), (2, "2"), (4, "4"), (6, "4"), (64, "32")])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 from ..errors import ConfsegError
+from ..places import ROOT_VARIABLES
 from .base import PathLike, SegmentationDataset
 from .camvid import CamVid
 from .cityscapes import Cityscapes
@@ -21,8 +22,6 @@ __all__ = [
     "find_root",
     "open_dataset",
 ]
-
-ROOT_VARIABLES = {"cityscapes": "CITYSCAPES_DATASET", "voc": "VOC_ROOT", "camvid": "CAMVID_ROOT"}
 
 _DATASETS = {"cityscapes": Cityscapes, "voc": PascalVOC, "camvid": CamVid, "folders": FolderPairs}
 
