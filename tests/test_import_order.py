@@ -12,9 +12,13 @@ PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
     "errors files tensor_files progress backend labels paper confusion groups config data nn checkpoint training "
-    "inference evaluation run building results figures reporting stages pipeline prediction export cli"
+    "inference evaluation run building results figures reporting stages pipeline prediction export "
+    "labelmaps counting confusion_files comparing grouping cli"
 ).split()
-WITHOUT_MXNET = ("errors", "files", "tensor_files", "labels", "paper", "confusion", "groups", "results", "figures")
+WITHOUT_MXNET = (
+    "errors files tensor_files progress labels paper confusion groups config data results figures labelmaps counting "
+    "confusion_files comparing grouping"
+).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
