@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
-from tabulate import tabulate
 
 from . import confusion_files
 from .confusion import ConfusionMatrix
@@ -157,5 +156,7 @@ def _percent(value: Any, sign: str = "") -> str:
 
 
 def _table(rows: List[List[str]], headers: List[str], *, left: int) -> str:
+    from tabulate import tabulate  # late: a tenth of the start
+
     align = ["left"] * left + ["right"] * (len(headers) - left)
     return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align)
