@@ -13,6 +13,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 GPUS_HELP = "GPUs to use. Default: all that MXNet can use, else the CPU."
 SCALES_HELP = "Average the probabilities over these scales, as in 0.75,1,1.25."
+ENCODINGS = ("raw-ids", "train-ids", "colors")
+ENCODING_HELP = "What the PNGs hold. Default: found out, where only one is possible."
 FLIP_HELP = "Add the left-right flipped image. Default: as in the run's config."
 
 
@@ -181,6 +183,71 @@ def doctor() -> int:
     from . import doctor as examination
 
     return examination.examine()
+
+
+@click.argument("predictions", metavar="PREDICTIONS")
+@click.argument("truth", metavar="TRUTH")
+@click.option("--classes", required=True, metavar="NAME", help="cityscapes, voc, camvid, or a file with the classes.")
+@click.option("--output", required=True, metavar="DIR", help="Folder to write to.")
+@click.option("--before", metavar="DIR", help="Other predictions of the same images, to compare with.")
+@click.option("--prediction-encoding", type=click.Choice(ENCODINGS), help=ENCODING_HELP)
+@click.option("--truth-encoding", type=click.Choice(ENCODINGS), help=ENCODING_HELP)
+@click.option("--skip-missing", is_flag=True, help="Leave out truths that have no prediction.")
+@click.option("--pairs", type=click.IntRange(min=1), default=10, help="Confused pairs to print. Default: 10.")
+def confusion(
+    predictions: str,
+    truth: str,
+    classes: str,
+    output: str,
+    before: Optional[str],
+    prediction_encoding: Optional[str],
+    truth_encoding: Optional[str],
+    skip_missing: bool,
+    pairs: int,
+) -> None:
+    """Count what any network confuses: two folders of label maps (PNG), joined by name. Needs no MXNet.
+
+    Label maps hold ids (gray or palette) or the classes' colours. A file of classes is a YAML, with names and if need
+    be colours and ids, or a text with a name per line. Endings such as _leftImg8bit and _gtFine_labelIds do not count
+    as part of a name.
+    """
+    from . import comparing
+
+    encodings = (prediction_encoding, truth_encoding)
+    settings = {"classes": classes, "output": output, "before": before, "encodings": encodings}
+    comparing.confusion(predictions, truth, skip_missing=skip_missing, pairs=pairs, **settings)
+
+
+@cli.command()
+@click.argument("matrix", metavar="MATRIX")
+@click.option(
+    "--classes", metavar="NAME", help="Names of the classes, as for confseg confusion. Default: MATRIX's own."
+)
+@click.option("--output", metavar="DIR", help="Folder to write to. Default: groups, beside MATRIX.")
+@click.option(
+    "--source", default="auto", metavar="auto|paper|LISTS", help="Groups by name: [[car, bus], [wall, fence]]."
+)
+@click.option("--threshold", type=float, default=0.02, help="Confusion that keeps a class in its group. Default: 0.02.")
+@click.option("--max-group-size", type=int, default=6, help="Default: 6.")
+@click.option("--max-groups", type=int, default=3, help="Default: 3; 0 for no limit.")
+def groups(
+    matrix: str,
+    classes: Optional[str],
+    output: Optional[str],
+    source: str,
+    threshold: float,
+    max_group_size: int,
+    max_groups: int,
+) -> None:
+    """Find the groups of classes that are confused, and the weights of the losses against it. Needs no MXNet.
+
+    MATRIX is a confusion.npz, or a CSV of pixel counts: a header of class names, a row per true class.
+    """
+    from . import grouping
+
+    output = output or str(Path(matrix).parent / "groups")
+    limits = {"threshold": threshold, "max_group_size": max_group_size, "max_groups": max_groups or None}
+    grouping.find_groups(matrix, classes=classes, output=output, source=source, **limits)
 
 
 def config_path(name: str) -> Path:

@@ -41,6 +41,8 @@ class ConfusionMatrix:
             raise ConfsegError(f"confusion counts must be whole numbers, not {array.dtype}")
         if not (np.isfinite(array).all() and (array >= 0).all() and (array == np.floor(array)).all()):
             raise ConfsegError("confusion counts must be whole numbers of pixels >= 0; pass counts, not fractions")
+        if array.sum(dtype=float) >= 2.0**63:
+            raise ConfsegError("confusion counts add up to 2^63 pixels or more; these are not counts of pixels")
         matrix = cls(array.shape[0], ignore_label)
         matrix.counts = array.astype(np.int64)
         return matrix

@@ -52,31 +52,46 @@ def confusion_heatmaps(
     titles: Tuple[str, str],
     groups: Sequence[Sequence[int]] = (),
 ) -> None:
-    """Two confusion matrices side by side, rows normalised, as in the paper's Figure 2.
+    """Two confusion matrices side by side, rows normalised, as in the paper's Figure 2: see `heatmaps`."""
+    heatmaps(path, dict(zip(titles, (before, after))), class_names, groups=groups)
 
-    before, after: pixel counts, integers KxK, rows = truth. The common colour scale (power 0.4) shows errors of a few
-    percent; cells from 1 % on carry their percentage; a class without true pixels is a grey row.
+
+def heatmaps(
+    path: PathLike,
+    matrices: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    *,
+    groups: Sequence[Sequence[int]] = (),
+) -> None:
+    """One or more confusion matrices (by title) side by side, rows normalised.
+
+    matrices: pixel counts, integers KxK, rows = truth. The common colour scale (power 0.4) shows errors of a few
+    percent; cells from 1 % on carry their percentage (up to 80 classes); a class without true pixels is a grey row.
     groups: class indices; the cells between the classes of a group are outlined.
     Raises ConfsegError where a matrix does not fit the names.
     """
-    shares = [_row_shares(counts, class_names) for counts in (before, after)]
-    side = len(class_names) * float(np.clip(5.0 / len(class_names), 0.34, 0.62))
+    shares = [_row_shares(counts, class_names) for counts in matrices.values()]
+    # inches; beyond 60 classes the cells shrink, so that the picture stays a page
+    side = min(len(class_names) * float(np.clip(5.0 / len(class_names), 0.34, 0.62)), 20.4)
+    cell = side / len(class_names)
     norm, colormap = PowerNorm(0.4, 0.0, 1.0), matplotlib.colormaps["viridis"].with_extremes(bad="0.75")
     names_length = 0.085 * max(map(len, class_names))  # inches
-    with _page(path, (2 * side + names_length + 1.9, side + names_length + 1.0), dpi=120) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, share, title in zip((left, right), shares, titles):
+    with _page(path, (len(shares) * side + names_length + 1.9, side + names_length + 1.0), dpi=120) as figure:
+        row = figure.subplots(1, len(shares), sharey=True, squeeze=False)[0]
+        for axes, share, title in zip(row, shares, matrices):
             axes.imshow(np.ma.masked_invalid(share), cmap=colormap, norm=norm)
-            _write_percentages(axes, share, colormap, norm, size=7.5 if len(class_names) > 12 else 9)
+            if cell >= 0.25:
+                _write_percentages(axes, share, colormap, norm, size=7.5 if len(class_names) > 12 else 9)
             axes.add_collection(
                 LineCollection(_outlines(groups, len(class_names)), colors=_OUTLINE, linewidths=2, clip_on=False)
             )
             axes.set_title(title, fontsize=12, pad=8)
             axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+            axes.tick_params(labelsize=min(10.0, 60 * cell))
             axes.set_xlabel("predicted class")
-        left.set_yticks(range(len(class_names)), class_names)
-        left.set_ylabel("true class")
-        bar = figure.colorbar(ScalarMappable(norm, colormap), ax=[left, right], shrink=0.85, pad=0.015, aspect=30)
+        row[0].set_yticks(range(len(class_names)), class_names)
+        row[0].set_ylabel("true class")
+        bar = figure.colorbar(ScalarMappable(norm, colormap), ax=list(row), shrink=0.85, pad=0.015, aspect=30)
         ticks = (0, 1, 5, 10, 20, 40, 60, 80, 100)
         bar.set_ticks([tick / 100 for tick in ticks], labels=[str(tick) for tick in ticks])
         bar.set_label("percent of the true class's pixels")

@@ -24,6 +24,7 @@ class LabelSet:
         classes: class names; the position is the train id.
         colors: an RGB triple (0..255) per train id.
         raw_ids: id stored in the PNG -> train id, or IGNORE_LABEL. Every id that may occur is a key.
+        ignored_colors: RGB triples that stand for IGNORE_LABEL in colour-coded PNGs; black too, unless a class has it.
         named_groups: name -> groups of class names, e.g. "paper" for Table 1 of Geng et al. 2018.
 
     Raises ConfsegError for a class listed twice, too many classes, or lists that do not fit together.
@@ -34,6 +35,7 @@ class LabelSet:
     colors: Tuple[Tuple[int, int, int], ...] = field(repr=False)
     raw_ids: Mapping[int, int] = field(repr=False, hash=False)
     named_groups: Mapping[str, Groups] = field(default_factory=dict, repr=False, hash=False)
+    ignored_colors: Tuple[Tuple[int, int, int], ...] = field(default=(), repr=False)
     ignore_label = IGNORE_LABEL  # no annotation: a constant of the class, not a field
 
     def __post_init__(self):
@@ -143,6 +145,10 @@ CITYSCAPES = LabelSet(
             ("person", "rider", "motorcycle", "bicycle"),
         )
     },
+    ignored_colors=(  # static, dynamic, ...; pole groups and licence plates have the colours of poles and cars
+        *((111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100)),
+        *((150, 120, 90), (0, 0, 90), (0, 0, 110)),
+    ),
 )
 
 VOC = LabelSet(
@@ -173,6 +179,7 @@ VOC = LabelSet(
     colors=palette(21),
     raw_ids={**{index: index for index in range(21)}, IGNORE_LABEL: IGNORE_LABEL},
     named_groups={"paper": (("background", "chair", "dining table", "potted plant", "sofa"),)},
+    ignored_colors=((224, 224, 192),),
 )
 
 CAMVID = LabelSet(
@@ -207,6 +214,7 @@ CAMVID = LabelSet(
 )
 
 _LABEL_SETS = {labels.name: labels for labels in (CITYSCAPES, VOC, CAMVID)}
+NAMES = tuple(_LABEL_SETS)
 
 
 def get(name: str) -> LabelSet:

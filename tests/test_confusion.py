@@ -312,3 +312,9 @@ def test_a_damaged_byte_never_changes_a_count(tmp_path):
             np.testing.assert_array_equal(loaded.counts, HAND)
             assert loaded.metadata == {"images": "train"}
     assert refused > len(content) / 2
+
+
+def test_counts_that_no_int64_holds():
+    for huge in (np.full((2, 2), 1e300), np.full((2, 2), 2**63, np.uint64)):
+        with pytest.raises(ConfsegError, match="2\\^63"):
+            ConfusionMatrix.from_counts(huge)

@@ -188,3 +188,15 @@ def test_importing_needs_neither_pyplot_nor_mxnet():
     code = "import sys, gluon_confseg.figures; print([m for m in ('matplotlib.pyplot', 'mxnet') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_one_heatmap_is_narrower_than_two(tmp_path):
+    figures.heatmaps(tmp_path / "one.png", {"a": np.eye(6, dtype=int)}, list("abcdef"), groups=[[0, 2]])
+    figures.heatmaps(tmp_path / "two.png", {"a": np.eye(6, dtype=int), "b": np.eye(6, dtype=int)}, list("abcdef"))
+    one, two = (cv2.imread(str(tmp_path / name)).shape for name in ("one.png", "two.png"))
+    assert one[1] < 0.75 * two[1] and abs(one[0] - two[0]) < 20
+
+
+def test_heatmap_of_very_many_classes_stays_a_page(tmp_path):
+    figures.heatmaps(tmp_path / "many.png", {"a": np.eye(254, dtype=int)}, [f"class {i}" for i in range(254)])
+    assert max(cv2.imread(str(tmp_path / "many.png")).shape) < 4000

@@ -9,13 +9,11 @@ from ..places import ROOT_VARIABLES
 from .base import PathLike, SegmentationDataset
 from .camvid import CamVid
 from .cityscapes import Cityscapes
-from .folders import FolderPairs
 from .voc import PascalVOC
 
 __all__ = [
     "CamVid",
     "Cityscapes",
-    "FolderPairs",
     "PascalVOC",
     "SegmentationDataset",
     "check_disjoint",
@@ -23,7 +21,7 @@ __all__ = [
     "open_dataset",
 ]
 
-_DATASETS = {"cityscapes": Cityscapes, "voc": PascalVOC, "camvid": CamVid, "folders": FolderPairs}
+_DATASETS = {"cityscapes": Cityscapes, "voc": PascalVOC, "camvid": CamVid}
 
 
 def open_dataset(name: str, root: PathLike, split: str) -> SegmentationDataset:
@@ -32,8 +30,12 @@ def open_dataset(name: str, root: PathLike, split: str) -> SegmentationDataset:
     `root` is the data set's folder; for "folders" its YAML file, or the folder of dataset.yaml.
     Raises ConfsegError for another name, and what the data set's class raises.
     """
+    if name == "folders":
+        from .folders import FolderPairs  # late: pydantic would be a third of the start of `confseg confusion`
+
+        return FolderPairs(root, split)
     if name not in _DATASETS:
-        raise ConfsegError(f"no data set {name!r}; there are {', '.join(_DATASETS)}")
+        raise ConfsegError(f"no data set {name!r}; there are {', '.join(_DATASETS)}, folders")
     return _DATASETS[name](root, split)
 
 

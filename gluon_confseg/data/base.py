@@ -124,15 +124,24 @@ def read_label_png(path: PathLike) -> np.ndarray:
 
     Raises ConfsegError, naming the file, where it is missing, truncated, or not a single-channel 8-bit PNG.
     """
-    data = _read_bytes(path)
-    image = _decode(path, data)
-    # gray of fewer bits is scaled to 0..255 by definition of PNG, which would change the ids; byte 24 is the bit depth
-    if image.format != "PNG" or not (image.mode == "P" or (image.mode == "L" and data[24] == 8)):
+    image, bits = decode(path)
+    # gray of fewer bits is scaled to 0..255 by definition of PNG, which would change the ids
+    if image.format != "PNG" or not (image.mode == "P" or (image.mode == "L" and bits == 8)):
         raise ConfsegError(
             f"{path}: a {image.format} of mode {image.mode} does not hold class ids; "
             "a label is a PNG with 8-bit gray values or a palette"
         )
     return np.array(image)
+
+
+def decode(path: PathLike) -> Tuple[Image.Image, int]:
+    """Decode a whole PNG or JPEG: the Pillow image, and the bits per channel that a PNG stores (0 for a JPEG).
+
+    Raises ConfsegError, naming the file, where it is missing, truncated or of another format.
+    """
+    data = _read_bytes(path)
+    image = _decode(path, data)
+    return image, data[24] if image.format == "PNG" else 0  # byte 24 of a PNG is the bit depth
 
 
 def image_size(path: PathLike) -> Tuple[int, int]:

@@ -1,7 +1,7 @@
 """Any other data set: two folders per split and a class list, described in a YAML file."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
@@ -17,6 +17,7 @@ from .base import (
     SegmentationDataset,
     files_by_stem,
     join,
+    read_list,
     require_folders,
     require_split,
 )
@@ -32,12 +33,13 @@ class _Class(Section):
     ids: Optional[List[_Byte]] = None
 
 
-class _Description(Section):
+class _ClassList(Section):
     name: Optional[str] = None
-    images: Dict[str, str]
-    labels: Dict[str, str]
+    images: Dict[str, str] = {}
+    labels: Dict[str, str] = {}
     classes: List[_Class]
     ignore: List[_Byte] = []
+    ignore_colors: List[Tuple[_Byte, _Byte, _Byte]] = []
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -45,6 +47,14 @@ class _Description(Section):
         if not isinstance(value, list):
             return value
         return [item if isinstance(item, dict) else {"name": item} for item in value]
+
+
+class _Description(_ClassList):
+    images: Dict[str, str]
+    labels: Dict[str, str]
+
+
+_Form = TypeVar("_Form", bound=_ClassList)
 
 
 class FolderPairs(SegmentationDataset):
@@ -64,6 +74,7 @@ class FolderPairs(SegmentationDataset):
           - water                      # a plain name: the id in the PNG is the position, here 0
           - {name: quay, color: [128, 64, 128], ids: [1, 7]}   # both optional: colour in figures, ids in the PNG
         ignore: [254]                  # optional: ids that do not count; 255 never counts, unless it is a class's id
+        ignore_colors: [[1, 2, 3]]     # optional: the same in colour-coded maps, which only `confseg confusion` reads
 
     An image a/NAME.jpg belongs to the label b/NAME.png. Raises ConfsegError for a YAML that is not of this form, an id
     that stands for two classes, a missing folder, and images and labels that do not pair up.
@@ -72,7 +83,7 @@ class FolderPairs(SegmentationDataset):
     def __init__(self, root: PathLike, split: str):
         path = Path(root)
         path = path / FILE_NAME if path.is_dir() else path
-        description = _read(path)
+        description = _read(path, _Description)
         name = description.name or path.resolve().parent.name
         labels = _label_set(name, description, path)
         require_split(name, split, description.images)
@@ -87,10 +98,27 @@ class FolderPairs(SegmentationDataset):
         super().__init__(labels, split, samples)
 
 
-def _read(path: Path) -> _Description:
+def read_classes(path: PathLike) -> Tuple[LabelSet, bool]:
+    """A list of classes, and whether each class is given a colour of its own in it.
+
+    A YAML of `FolderPairs` (only `classes` is needed) or a YAML list of names; any other file has one name per line.
+    Raises ConfsegError for a file of another form.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        description = _read(path, _ClassList)
+    else:
+        description = _ClassList(classes=read_list(path))
+    own_colors = {item.color for item in description.classes} - {None}
+    labels = _label_set(description.name or path.stem, description, path)
+    return labels, len(own_colors) == labels.num_classes
+
+
+def _read(path: Path, form: Type[_Form]) -> _Form:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return _Description.model_validate(tree or {})
+        plain_names = form is _ClassList and isinstance(tree, list)
+        return form.model_validate({"classes": tree} if plain_names else tree or {})
     except OSError as error:
         raise ConfsegError(
             f"cannot read {path}: {error.strerror}; give a YAML file, or a folder with {FILE_NAME}"
@@ -100,11 +128,11 @@ def _read(path: Path) -> _Description:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
-        keys = ", ".join(_Description.model_fields)
+        keys = ", ".join(form.model_fields)
         raise ConfsegError(f"{path}: {where}: {problem['msg']}; the keys are {keys}") from None
 
 
-def _label_set(name: str, description: _Description, path: Path) -> LabelSet:
+def _label_set(name: str, description: _ClassList, path: Path) -> LabelSet:
     classes = description.classes
     raw_ids: Dict[int, int] = {}
     for train, item in enumerate(classes):
@@ -123,4 +151,5 @@ def _label_set(name: str, description: _Description, path: Path) -> LabelSet:
         classes=tuple(item.name for item in classes),
         colors=tuple(item.color or default for item, default in zip(classes, defaults)),
         raw_ids=raw_ids,
+        ignored_colors=tuple(description.ignore_colors),
     )

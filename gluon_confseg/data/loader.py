@@ -3,8 +3,6 @@
 import contextlib
 import itertools
 import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from ..errors import ConfsegError
 from .base import SegmentationDataset
+from .ordered import in_order
 from .transforms import TrainTransform
 
 _STREAM = 0  # keeps the shuffle's random numbers apart from the transform's, which also start from (seed, epoch)
@@ -124,21 +123,5 @@ class _DecodedCache:
 
 
 def _in_order(function: Callable[[int], T], items: Iterable[int], workers: int, ahead: int) -> Iterator[T]:
-    """function(item) for each item, in order, computed by `workers` threads, at most `ahead` results in advance.
-
-    What the function raises is raised here. Threads end with the generator, also when it is closed early.
-    """
     cv2.setNumThreads(0)  # one thread per worker: OpenCV's own would compete with them
-    remaining = iter(items)
-    pending = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="confseg-data")
-    try:
-        pending.extend(pool.submit(function, item) for item in itertools.islice(remaining, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
-            yield result
-    finally:
-        for future in pending:
-            future.cancel()
-        pool.shutdown(wait=True)
+    return in_order(function, items, workers, ahead)

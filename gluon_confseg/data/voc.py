@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import numpy as np
-from scipy.io import loadmat
 
 from ..errors import ConfsegError
 from ..labels import VOC
@@ -121,6 +120,8 @@ def _refuse_missing(split: str, ids: List[str], found: Dict[str, Path], folder: 
 
 def _read_mat(path: Path) -> np.ndarray:
     """SBD's class labels: GTcls.Segmentation of a .mat file, uint8 HxW."""
+    from scipy.io import loadmat  # late: a fifth of the package's import time, and only SBD needs it
+
     try:
         return np.ascontiguousarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
     except Exception as error:  # loadmat raises a dozen types on a damaged file
