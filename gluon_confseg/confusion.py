@@ -135,8 +135,18 @@ class ConfusionMatrix:
 
         group: a ClassGroup or a sequence of class indices. Returns a matrix of |group| + 1 classes.
         """
-        mapping = group_mapping(group, self.num_classes)
-        member = (mapping == np.arange(mapping.max() + 1)[:, None]).astype(np.int64)  # (|G|+1, K), one-hot columns
+        return self.collapsed(group_mapping(group, self.num_classes))
+
+    def collapsed(self, outputs: Sequence[int]) -> "ConfusionMatrix":
+        """The same pixels with classes merged: class k becomes class outputs[k] of max(outputs) + 1.
+
+        With `LabelSet.category_indices()`, its `iou()` and `mean_iou()` are Cityscapes' category IoU.
+        Raises ConfsegError where `outputs` does not hold one index >= 0 per class.
+        """
+        mapping = np.asarray(outputs)
+        if mapping.shape != (self.num_classes,) or mapping.dtype.kind not in "iu" or mapping.min() < 0:
+            raise ConfsegError(f"collapsing {self.num_classes} classes needs one index >= 0 for each, not {outputs}")
+        member = (mapping == np.arange(mapping.max() + 1)[:, None]).astype(np.int64)  # (outputs, K), one-hot columns
         return ConfusionMatrix.from_counts(member @ self.counts @ member.T, self.ignore_label)
 
     def most_confused(self, n: int = 10) -> List[Tuple[int, int, float, int]]:

@@ -25,6 +25,7 @@ class LabelSet:
         colors: an RGB triple (0..255) per train id.
         raw_ids: id stored in the PNG -> train id, or IGNORE_LABEL. Every id that may occur is a key.
         named_groups: name -> groups of class names, e.g. "paper" for Table 1 of Geng et al. 2018.
+        categories: category -> its class names, each class in one; empty for a data set without categories.
 
     Raises ConfsegError for a class listed twice, too many classes, or lists that do not fit together.
     """
@@ -34,6 +35,7 @@ class LabelSet:
     colors: Tuple[Tuple[int, int, int], ...] = field(repr=False)
     raw_ids: Mapping[int, int] = field(repr=False, hash=False)
     named_groups: Mapping[str, Groups] = field(default_factory=dict, repr=False, hash=False)
+    categories: Mapping[str, Tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
     ignore_label = IGNORE_LABEL  # no annotation: a constant of the class, not a field
 
     def __post_init__(self):
@@ -66,6 +68,16 @@ class LabelSet:
         close = [by_lower[name] for name in difflib.get_close_matches(str(class_name).lower(), by_lower)]
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"its classes: {', '.join(self.classes)}"
         raise ConfsegError(f"{self.name} has no class {class_name!r}; {hint}")
+
+    def category_indices(self) -> np.ndarray:
+        """int64 (K,): each class's position in `categories`, for `ConfusionMatrix.collapsed`.
+
+        Raises ConfsegError where not every class is in exactly one category, as in a data set without any.
+        """
+        members = [(name, index) for index, names in enumerate(self.categories.values()) for name in names]
+        if sorted(name for name, _ in members) != sorted(self.classes):
+            raise ConfsegError(f"label set {self.name}: category scores need each class in exactly one category")
+        return np.array([dict(members)[name] for name in self.classes], np.int64)
 
     def to_train(self, raw: np.ndarray, source: str) -> np.ndarray:
         """Map raw ids (uint8, HxW) to train ids (uint8, HxW).
@@ -142,6 +154,15 @@ CITYSCAPES = LabelSet(
             ("car", "truck", "bus", "train"),
             ("person", "rider", "motorcycle", "bicycle"),
         )
+    },
+    categories={
+        "flat": ("road", "sidewalk"),
+        "construction": ("building", "wall", "fence"),
+        "object": ("pole", "traffic light", "traffic sign"),
+        "nature": ("vegetation", "terrain"),
+        "sky": ("sky",),
+        "human": ("person", "rider"),
+        "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
     },
 )
 
