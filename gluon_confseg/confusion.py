@@ -116,7 +116,7 @@ class ConfusionMatrix:
 
     def mean_iou(self) -> float:
         """Mean of `iou()` over the classes that have one; NaN for an empty matrix."""
-        return _mean(self.iou())
+        return mean_score(self.iou())
 
     def recall(self) -> np.ndarray:
         """float64 (K,): the fraction of a class's pixels that is predicted right; NaN for a class not in the truth."""
@@ -124,7 +124,7 @@ class ConfusionMatrix:
 
     def mean_recall(self) -> float:
         """Mean of `recall()` over the classes in the truth; NaN for an empty matrix."""
-        return _mean(self.recall())
+        return mean_score(self.recall())
 
     def pixel_accuracy(self) -> float:
         """The fraction of all counted pixels that is predicted right; NaN for an empty matrix."""
@@ -222,7 +222,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
 
 
-def _mean(scores: np.ndarray) -> float:
+def mean_score(scores: np.ndarray) -> float:
+    """Mean of float64 (K,) scores over those that are not NaN; NaN where all are."""
     valid = scores[~np.isnan(scores)]
     # summed one after another, as cityscapesScripts does: np.mean adds in pairs and may differ in the last bit
     return float(np.cumsum(valid)[-1] / valid.size) if valid.size else float("nan")

@@ -12,9 +12,20 @@ PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
     "errors files tensor_files progress backend labels paper confusion groups config data nn checkpoint training "
-    "inference evaluation run building results figures reporting stages pipeline prediction export cli"
+    "inference evaluation run building results figures reporting stages pipeline prediction official export cli"
 ).split()
-WITHOUT_MXNET = ("errors", "files", "tensor_files", "labels", "paper", "confusion", "groups", "results", "figures")
+WITHOUT_MXNET = (
+    "errors",
+    "files",
+    "tensor_files",
+    "labels",
+    "paper",
+    "confusion",
+    "groups",
+    "results",
+    "figures",
+    "official",
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
