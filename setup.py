@@ -27,6 +27,8 @@ REQUIRES = [
 
 ONNX = ["onnx>=1.16,<1.19", "onnxruntime"]  # onnx 1.19 removed onnx.mapping, which MXNet's exporter uses
 
+CITYSCAPES = ["cityscapesScripts>=2.2"]  # the official evaluator
+
 EXTRAS = {
     "cpu": ["mxnet==1.9.1"],
     # The wheel bundles no NVIDIA library; these are what it links, and backend.py loads them.
@@ -44,13 +46,14 @@ EXTRAS = {
         "nvidia-nvtx-cu11>=11.7,<12",
     ],
     "onnx": ONNX,
+    "cityscapes": CITYSCAPES,
     "test": [
         *ONNX,
+        *CITYSCAPES,
         "pytest>=7",
         "hypothesis>=6",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1",
-        "cityscapesScripts>=2.2",
     ],
 }
 

@@ -143,6 +143,22 @@ def evaluate(
 
 
 @cli.command()
+@click.argument("predictions", metavar="PREDICTIONS")
+@click.option("--data-root", metavar="DIR", help="Cityscapes. Default: the variable CITYSCAPES_DATASET.")
+@click.option("--split", default="val", help="A labelled split. Default: val.")
+@click.option("--output", metavar="FILE", help="Write figures and counts to this JSON file. Default: only print.")
+def official(predictions: str, data_root: Optional[str], split: str, output: Optional[str]) -> int:
+    """Evaluate Cityscapes label maps of any network: IoU and iIoU of classes and categories.
+
+    PREDICTIONS is a folder of PNGs with official ids, such as confseg predict's raw/. The official evaluator
+    (cityscapesScripts) runs beside our own counting, where it is installed; exit code 1 where the two differ.
+    """
+    from .official import evaluate_official
+
+    return 0 if evaluate_official(predictions, data_root=data_root, split=split, output=output) else 1
+
+
+@cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--cell", metavar="KEY", help="Cell of the result table to export. Default: the paper's last one.")
 @click.option("--format", "kind", type=click.Choice(["symbol", "onnx"]), default="symbol", help="Default: symbol.")

@@ -118,7 +118,7 @@ class ConfusionMatrix:
 
     def mean_iou(self) -> float:
         """Mean of `iou()` over the classes that have one; NaN for an empty matrix."""
-        return _mean(self.iou())
+        return mean_score(self.iou())
 
     def recall(self) -> np.ndarray:
         """float64 (K,): the fraction of a class's pixels that is predicted right; NaN for a class not in the truth."""
@@ -126,7 +126,7 @@ class ConfusionMatrix:
 
     def mean_recall(self) -> float:
         """Mean of `recall()` over the classes in the truth; NaN for an empty matrix."""
-        return _mean(self.recall())
+        return mean_score(self.recall())
 
     def pixel_accuracy(self) -> float:
         """The fraction of all counted pixels that is predicted right; NaN for an empty matrix."""
@@ -137,8 +137,18 @@ class ConfusionMatrix:
 
         group: a ClassGroup or a sequence of class indices. Returns a matrix of |group| + 1 classes.
         """
-        mapping = group_mapping(group, self.num_classes)
-        member = (mapping == np.arange(mapping.max() + 1)[:, None]).astype(np.int64)  # (|G|+1, K), one-hot columns
+        return self.collapsed(group_mapping(group, self.num_classes))
+
+    def collapsed(self, outputs: Sequence[int]) -> "ConfusionMatrix":
+        """The same pixels with classes merged: class k becomes class outputs[k] of max(outputs) + 1.
+
+        With `LabelSet.category_indices()`, its `iou()` and `mean_iou()` are Cityscapes' category IoU.
+        Raises ConfsegError where `outputs` does not hold one index >= 0 per class.
+        """
+        mapping = np.asarray(outputs)
+        if mapping.shape != (self.num_classes,) or mapping.dtype.kind not in "iu" or mapping.min() < 0:
+            raise ConfsegError(f"collapsing {self.num_classes} classes needs one index >= 0 for each, not {outputs}")
+        member = (mapping == np.arange(mapping.max() + 1)[:, None]).astype(np.int64)  # (outputs, K), one-hot columns
         return ConfusionMatrix.from_counts(member @ self.counts @ member.T, self.ignore_label)
 
     def most_confused(self, n: int = 10) -> List[Tuple[int, int, float, int]]:
@@ -214,7 +224,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
 
 
-def _mean(scores: np.ndarray) -> float:
+def mean_score(scores: np.ndarray) -> float:
+    """Mean of float64 (K,) scores over those that are not NaN; NaN where all are."""
     valid = scores[~np.isnan(scores)]
     # summed one after another, as cityscapesScripts does: np.mean adds in pairs and may differ in the last bit
     return float(np.cumsum(valid)[-1] / valid.size) if valid.size else float("nan")

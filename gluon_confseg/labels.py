@@ -26,6 +26,7 @@ class LabelSet:
         raw_ids: id stored in the PNG -> train id, or IGNORE_LABEL. Every id that may occur is a key.
         ignored_colors: RGB triples that stand for IGNORE_LABEL in colour-coded PNGs; black too, unless a class has it.
         named_groups: name -> groups of class names, e.g. "paper" for Table 1 of Geng et al. 2018.
+        categories: category -> its class names, each class in one; empty for a data set without categories.
 
     Raises ConfsegError for a class listed twice, too many classes, or lists that do not fit together.
     """
@@ -36,6 +37,7 @@ class LabelSet:
     raw_ids: Mapping[int, int] = field(repr=False, hash=False)
     named_groups: Mapping[str, Groups] = field(default_factory=dict, repr=False, hash=False)
     ignored_colors: Tuple[Tuple[int, int, int], ...] = field(default=(), repr=False)
+    categories: Mapping[str, Tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
     ignore_label = IGNORE_LABEL  # no annotation: a constant of the class, not a field
 
     def __post_init__(self):
@@ -68,6 +70,16 @@ class LabelSet:
         close = [by_lower[name] for name in difflib.get_close_matches(str(class_name).lower(), by_lower)]
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"its classes: {', '.join(self.classes)}"
         raise ConfsegError(f"{self.name} has no class {class_name!r}; {hint}")
+
+    def category_indices(self) -> np.ndarray:
+        """int64 (K,): each class's position in `categories`, for `ConfusionMatrix.collapsed`.
+
+        Raises ConfsegError where not every class is in exactly one category, as in a data set without any.
+        """
+        members = [(name, index) for index, names in enumerate(self.categories.values()) for name in names]
+        if sorted(name for name, _ in members) != sorted(self.classes):
+            raise ConfsegError(f"label set {self.name}: category scores need each class in exactly one category")
+        return np.array([dict(members)[name] for name in self.classes], np.int64)
 
     def to_train(self, raw: np.ndarray, source: str) -> np.ndarray:
         """Map raw ids (uint8, HxW) to train ids (uint8, HxW).
@@ -149,6 +161,15 @@ CITYSCAPES = LabelSet(
         *((111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100)),
         *((150, 120, 90), (0, 0, 90), (0, 0, 110)),
     ),
+    categories={
+        "flat": ("road", "sidewalk"),
+        "construction": ("building", "wall", "fence"),
+        "object": ("pole", "traffic light", "traffic sign"),
+        "nature": ("vegetation", "terrain"),
+        "sky": ("sky",),
+        "human": ("person", "rider"),
+        "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    },
 )
 
 VOC = LabelSet(

@@ -175,6 +175,16 @@ def test_merged_by_hand(group):
     assert merged.ignore_label == 7
 
 
+def test_collapsed_by_hand():
+    counts = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    collapsed = ConfusionMatrix.from_counts(counts, ignore_label=7).collapsed([1, 0, 1])
+    assert collapsed.counts.tolist() == [[5, 10], [10, 20]] and collapsed.ignore_label == 7
+    assert ConfusionMatrix.from_counts(counts).collapsed([2, 1, 0]).counts.tolist() == [[9, 8, 7], [6, 5, 4], [3, 2, 1]]
+    for wrong in ([0, 1], [0, -1, 1], [0.0, 1.0, 1.0]):
+        with pytest.raises(ConfsegError, match="one index >= 0 for each"):
+            ConfusionMatrix.from_counts(counts).collapsed(wrong)
+
+
 def test_merged_equals_counting_merged_maps():
     label, prediction = maps(5)
     group = [2, 3, 11, 18]

@@ -31,7 +31,7 @@ def digests(root: Path):
 
 def scenes(draw, count, size=(96, 192), seed=0):
     textures = canvas.Textures(*size, seed)
-    return [draw(*size, textures, np.random.default_rng([seed, index])) for index in range(count)]
+    return [draw(*size, textures, np.random.default_rng([seed, index]))[:2] for index in range(count)]
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -59,6 +59,40 @@ def test_cityscapes_file_names_and_raw_ids(tmp_path):
     assert raw.dtype == np.uint8 and raw.shape == SIZE
     assert {7, 23, layout.RECTIFICATION_BORDER} <= set(np.unique(raw))  # road, sky and the unlabelled border
     assert Cityscapes(root, "train").encoding == "labelIds"
+    instances = cv2.imread(str(label).replace("labelIds", "instanceIds"), cv2.IMREAD_UNCHANGED)
+    assert instances.dtype == np.uint16
+    np.testing.assert_array_equal(np.where(instances >= 1000, instances // 1000, instances), raw)
+
+
+def test_instance_ids_number_the_visible_objects_of_a_class():
+    raw = np.array([[26, 26, 26, 7], [25, 33, 26, 29]], np.uint8)
+    objects = np.array([[2, 9, 5, 9], [4, 4, 2, 7]], np.uint16)  # 4: a bicycle and its rider
+    assert streets.instance_ids(raw, objects).tolist() == [[26000, 26002, 26001, 7], [25000, 33000, 26000, 29000]]
+
+
+def test_every_object_of_a_street_is_an_instance_of_its_own():
+    textures = canvas.Textures(96, 192, 0)
+    drawn = [streets.street(96, 192, textures, np.random.default_rng([0, index])) for index in range(20)]
+    for _, raw, instances in drawn:
+        counted = np.isin(raw, layout.COUNTED)
+        assert (instances[~counted] == raw[~counted]).all() and (instances[counted] // 1000 == raw[counted]).all()
+        for each in np.unique(raw[counted]):
+            numbers = np.unique(instances[raw == each]) % 1000
+            assert numbers.tolist() == list(range(len(numbers)))
+    several = {each // 1000 for _, _, instances in drawn for each in np.unique(instances) if each % 1000}
+    assert {layout.ID[name] for name in ("person", "rider", "car", "motorcycle", "bicycle")} <= several
+
+
+def test_what_covers_an_object_takes_its_number():
+    picture = canvas.Canvas(40, 80, 9)
+    for number, left in ((1, 0.5), (2, 1.0)):
+        picture.object = number
+        picture.polygon(canvas.rectangle(left, 0.25, left + 0.75, 0.5), (10, 20, 30), 26)
+        picture.polygon(canvas.rectangle(0, 0.75, 2, 1), (10, 20, 30))  # without a label, no object
+    picture.object = 0
+    picture.stroke(np.array([(0.0, 0.4), (2.0, 0.4)]), 0.05, (1, 2, 3), 17)
+    assert picture.objects[12, [10, 30, 50, 75]].tolist() == [0, 1, 2, 0]
+    assert not picture.objects[16].any() and not picture.objects[30:].any()
 
 
 def test_voc_lists_and_palette(tmp_path):

@@ -15,6 +15,16 @@ def test_cityscapes_table_is_the_official_one():
     assert CITYSCAPES.colors == tuple(entry.color for entry in evaluated)
     raw_ids = {entry.id % 256: entry.trainId % 256 for entry in official}  # the licence plate's -1 becomes 255
     assert CITYSCAPES.raw_ids == raw_ids
+    categories = {}
+    for entry in evaluated:
+        categories.setdefault(entry.category, []).append(entry.name)
+    assert {name: list(classes) for name, classes in CITYSCAPES.categories.items()} == categories
+
+
+def test_category_indices():
+    assert CITYSCAPES.category_indices().tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6, 6, 6, 6, 6]
+    with pytest.raises(ConfsegError, match="voc: category scores need each class in exactly one category"):
+        VOC.category_indices()
 
 
 def test_voc_table():

@@ -4,7 +4,7 @@ Coordinates are (x, y) in units of the picture's height, x to the right and y do
 resolution.
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -47,7 +47,10 @@ class Light(NamedTuple):
 
 
 class Canvas:
-    """An RGB picture, its label and its texture codes, all (height, width)."""
+    """An RGB picture, its label, its texture codes and its objects' numbers (0 = no object), all (height, width).
+
+    What is painted with a label gets the number `object` with it.
+    """
 
     def __init__(self, height: int, width: int, background: int) -> None:
         self.height, self.width = height, width
@@ -55,6 +58,8 @@ class Canvas:
         self.image = np.zeros((height, width, 3), dtype=np.uint8)
         self.label = np.full((height, width), background, dtype=np.uint8)
         self.texture = np.zeros((height, width), dtype=np.uint8)
+        self.objects = np.zeros((height, width), dtype=np.uint16)
+        self.object = 0
 
     def _points(self, outline: np.ndarray) -> np.ndarray:
         scaled = np.asarray(outline) * (self.height << _SHIFT) - (
@@ -75,6 +80,7 @@ class Canvas:
             cv2.fillPoly(self.image, points, tuple(map(float, color)), shift=_SHIFT)
         if label is not None:
             cv2.fillPoly(self.label, points, int(label), shift=_SHIFT)
+            cv2.fillPoly(self.objects, points, self.object, shift=_SHIFT)
         if texture is not None:
             cv2.fillPoly(self.texture, points, int(texture), shift=_SHIFT)
 
@@ -101,7 +107,9 @@ class Canvas:
         """Draw a polyline (N, 2) that is `thickness` wide, at least `least` (both in heights) and one pixel."""
         pixels = max(1, int(round(max(thickness, least) * self.height)))
         points = [self._points(path)]
-        layers: List[Tuple[np.ndarray, object]] = [(self.image, color), (self.label, label), (self.texture, texture)]
+        number = None if label is None else self.object
+        layers: List[Tuple[np.ndarray, Any]] = [(self.image, color), (self.label, label), (self.texture, texture)]
+        layers.append((self.objects, number))
         for layer, value in layers:
             if value is not None:
                 cv2.polylines(

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, NamedTuple, Tuple
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from .canvas import Textures
 from .objects import scene
 from .streets import ID, street
 
-GENERATOR_VERSION = 1  # raise it with any change of what is drawn
+GENERATOR_VERSION = 2  # raise it with any change of what is drawn or written
 MANIFEST = "manifest.json"
 _SMALLEST = 32  # pixels: a smaller picture shows nothing
 _WORKERS = 2
@@ -38,28 +38,40 @@ _CAMVID_CLASSES = {
     "Bicyclist": ("rider", "bicycle", "motorcycle"),
 }
 
-Sample = Tuple[np.ndarray, np.ndarray]  # picture uint8 RGB (height, width, 3), raw ids uint8 (height, width)
-Draw = Callable[[int, int, Textures, np.random.Generator], Sample]
+# picture uint8 RGB (H, W, 3), raw ids uint8 (H, W); of streets also instance ids uint16 (H, W)
+Drawn = Tuple[np.ndarray, ...]
+Draw = Callable[[int, int, Textures, np.random.Generator], Drawn]
 
 
-def _city_paths(root: Path, split: str, index: int) -> Tuple[Path, List[Path]]:
+class Places(NamedTuple):
+    """The files of one picture."""
+
+    image: Path
+    labels: List[Path]  # all the same
+    instances: Tuple[Path, ...] = ()  # none or one
+
+
+def _city_paths(root: Path, split: str, index: int) -> Places:
     cities = ("northport", "oakfield", "quayside") if split == "train" else ("westhaven",)
     city = cities[index % len(cities)]
     stem = f"{city}_{index // len(cities):06d}_000019"
     image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
-    return image, [root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"]
+    labels, instances = (
+        root / "gtFine" / split / city / f"{stem}_gtFine_{kind}.png" for kind in ("labelIds", "instanceIds")
+    )
+    return Places(image, [labels], (instances,))
 
 
 def _voc_id(split: str, index: int) -> str:
     return f"{2007 + index % 5}_{(index if split == 'train' else 500000 + index):06d}"
 
 
-def _voc_paths(root: Path, split: str, index: int) -> Tuple[Path, List[Path]]:
+def _voc_paths(root: Path, split: str, index: int) -> Places:
     home, name = root / "VOCdevkit" / "VOC2012", _voc_id(split, index)
     folders = ["SegmentationClassAug"] if split == "train" else []
     if split == "val" or _in_voc_train(index):
         folders.append("SegmentationClass")
-    return home / "JPEGImages" / f"{name}.jpg", [home / folder / f"{name}.png" for folder in folders]
+    return Places(home / "JPEGImages" / f"{name}.jpg", [home / folder / f"{name}.png" for folder in folders])
 
 
 def _in_voc_train(index: int) -> bool:
@@ -67,13 +79,13 @@ def _in_voc_train(index: int) -> bool:
     return index % 2 == 0
 
 
-def _camvid_paths(root: Path, split: str, index: int) -> Tuple[Path, List[Path]]:
+def _camvid_paths(root: Path, split: str, index: int) -> Places:
     name = f"{'0001TP' if split == 'train' else '0016E5'}_{index:06d}.png"
-    return root / split / name, [root / f"{split}annot" / name]
+    return Places(root / split / name, [root / f"{split}annot" / name])
 
 
-def _camvid_street(height: int, width: int, textures: Textures, rng: np.random.Generator) -> Sample:
-    image, raw = street(height, width, textures, rng)
+def _camvid_street(height: int, width: int, textures: Textures, rng: np.random.Generator) -> Drawn:
+    image, raw, _ = street(height, width, textures, rng)
     return image, _CAMVID_TABLE[raw]
 
 
@@ -86,7 +98,7 @@ def _camvid_table() -> np.ndarray:
 
 _CAMVID_TABLE = _camvid_table()
 
-KINDS: Dict[str, Tuple[Draw, Callable[[Path, str, int], Tuple[Path, List[Path]]]]] = {
+KINDS: Dict[str, Tuple[Draw, Callable[[Path, str, int], Places]]] = {
     "cityscapes": (street, _city_paths),
     "voc": (scene, _voc_paths),
     "camvid": (_camvid_street, _camvid_paths),
@@ -177,13 +189,15 @@ def _write(kind: str, root: Path, manifest: dict) -> None:
     def make(job: Tuple[str, int]) -> None:
         split, index = job
         stream = [manifest["seed"], list(KINDS).index(kind), ("train", "val").index(split), index]
-        image, label = draw(height, width, textures, np.random.default_rng(stream))
-        image_path, label_paths = paths(root, split, index)
-        for folder in {path.parent for path in [image_path, *label_paths]}:
+        image, label, *instances = draw(height, width, textures, np.random.default_rng(stream))
+        places = paths(root, split, index)
+        for folder in {path.parent for path in [places.image, *places.labels]}:
             folder.mkdir(parents=True, exist_ok=True)
-        _write_image(image_path, image)
-        for path in label_paths:
+        _write_image(places.image, image)
+        for path in places.labels:
             _write_label(path, label, palette=kind == "voc")
+        for path, ids in zip(places.instances, instances):
+            _write_label(path, ids, palette=False)
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         for _ in pool.map(make, jobs):

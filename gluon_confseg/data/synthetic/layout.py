@@ -13,6 +13,7 @@ ID: Dict[str, int] = {
     CITYSCAPES.classes[train]: raw for raw, train in CITYSCAPES.raw_ids.items() if train != IGNORE_LABEL
 }
 EGO_VEHICLE, RECTIFICATION_BORDER, STATIC, PARKING, RAIL_TRACK, CARAVAN = 1, 2, 4, 9, 10, 29
+COUNTED = range(24, 34)  # ids of people and vehicles, which Cityscapes annotates one by one; caravans too
 
 # Masonry, shared by buildings, walls, closed fences and the end of the street.
 MASONRY = np.array(
@@ -62,5 +63,8 @@ class Street:
         return 0.0
 
     def paint(self) -> None:
-        for _, draw in sorted(self.deferred, key=lambda item: -item[0]):
+        """Paint what was deferred, far to near; each is an object of its own."""
+        for number, (_, draw) in enumerate(sorted(self.deferred, key=lambda item: -item[0]), 1):
+            self.canvas.object = number
             draw()
+        self.canvas.object = 0

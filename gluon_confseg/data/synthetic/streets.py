@@ -8,6 +8,7 @@ from .canvas import ASPHALT, BRICK, FOLIAGE, GRAIN, SMOOTH, Canvas, Color, Light
 from .frontage import frontage
 from .layout import (
     CARAVAN,
+    COUNTED,
     EGO_VEHICLE,
     FAR,
     ID,
@@ -23,8 +24,10 @@ from .people import person, two_wheeler
 from .vehicles import DARK, PAINTS, vehicle
 
 
-def street(height: int, width: int, textures: Textures, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
-    """Draw one scene: RGB uint8 (height, width, 3) and Cityscapes raw ids uint8 (height, width)."""
+def street(
+    height: int, width: int, textures: Textures, rng: np.random.Generator
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw one scene: RGB uint8 (H, W, 3), Cityscapes raw ids uint8 (H, W) and instance ids uint16 (H, W)."""
     canvas = Canvas(height, width, ID["sky"])
     scene = Street(canvas, rng)
     _sky(scene)
@@ -36,7 +39,20 @@ def street(height: int, width: int, textures: Textures, rng: np.random.Generator
     scene.paint()
     _shadows(scene)
     _own_car(scene)
-    return canvas.photograph(textures, _light(rng), rng), canvas.label
+    return canvas.photograph(textures, _light(rng), rng), canvas.label, instance_ids(canvas.label, canvas.objects)
+
+
+def instance_ids(raw: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """Cityscapes' instanceIds, uint16 (height, width): 1000 id + k for the k-th visible object of a class, else the id.
+
+    raw: ids, uint8; objects: a number for each object, which may have parts of several classes (bicycle and rider).
+    """
+    found = raw.astype(np.uint16)
+    for counted in COUNTED:
+        mask = raw == counted
+        _, k = np.unique(objects[mask], return_inverse=True)
+        found[mask] = 1000 * counted + k
+    return found
 
 
 def _light(rng: np.random.Generator) -> Light:
