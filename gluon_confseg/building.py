@@ -8,12 +8,24 @@ import numpy as np
 
 from . import groups
 from .backend import mx, settle
-from .config import Cell, Loss, Schedule, Subnet
+from .config import LOSS_SETTINGS, Cell, Loss, Schedule, Subnet
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
 from .inference import Predictor, View
-from .nn import ConfSegNet, ConfusionCrossEntropy, Fusion, MergedSubnets, PixelCrossEntropy, get_encoder
+from .nn import (
+    ConfSegNet,
+    ConfusionCrossEntropy,
+    FocalLoss,
+    Fusion,
+    LogitAdjustedCrossEntropy,
+    LossMaxPooling,
+    MergedSubnets,
+    OhemCrossEntropy,
+    PixelCrossEntropy,
+    class_weights,
+    get_encoder,
+)
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters
@@ -36,13 +48,22 @@ def needed_heads(cells: Tuple[Cell, ...], num_groups: int) -> List[HeadName]:
 
 def make_loss(settings: Loss, matrix: ConfusionMatrix) -> mx.gluon.HybridBlock:
     """The loss of a head whose output space is that of `matrix` (merged, for a group's subnet)."""
+    num_classes, options = matrix.num_classes, {key: getattr(settings, key) for key in LOSS_SETTINGS[settings.kind]}
+    if settings.kind == "confusion":
+        return ConfusionCrossEntropy(matrix.row_normalized(), **options)
+    if settings.kind == "logit_adjusted":
+        return LogitAdjustedCrossEntropy(settings.tau * class_weights.log_prior(matrix))
+    by_pixel = {"focal": FocalLoss, "ohem": OhemCrossEntropy, "loss_max_pooling": LossMaxPooling}
+    if settings.kind in by_pixel:
+        return by_pixel[settings.kind](num_classes, **options)
     if settings.kind == "cross_entropy":
-        return PixelCrossEntropy(matrix.num_classes)
-    weights = matrix.row_normalized()
-    if settings.kind == "recall_weighted":
-        right = np.diag(weights)
-        return PixelCrossEntropy(matrix.num_classes, class_weights=right + settings.lam * (1 - right))
-    return ConfusionCrossEntropy(weights, lam=settings.lam, diagonal=settings.diagonal)
+        return PixelCrossEntropy(num_classes)
+    by_class = {
+        "recall_weighted": class_weights.recall,
+        "inverse_frequency": class_weights.inverse_frequency,
+        "median_frequency": class_weights.median_frequency,
+    }
+    return PixelCrossEntropy(num_classes, class_weights=by_class[settings.kind](matrix, **options))
 
 
 def warn_small_diagonal(run: Run, name: HeadName, matrix: ConfusionMatrix) -> None:

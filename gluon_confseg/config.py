@@ -2,10 +2,10 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Literal
 
 from .errors import ConfsegError
@@ -114,12 +114,60 @@ class Groups(Section):
     max_groups: Optional[int] = Field(3, ge=1)
 
 
-class Loss(Section):
-    """`cross_entropy`, optionally weighted by w_i = c_ii + lam (1 - c_ii), or the paper's `confusion` loss."""
+LOSS_SETTINGS = {  # the settings that each kind of loss has
+    "cross_entropy": (),
+    "recall_weighted": ("lam",),
+    "confusion": ("lam", "diagonal"),
+    "inverse_frequency": ("max_ratio",),
+    "median_frequency": ("max_ratio",),
+    "focal": ("gamma",),
+    "ohem": ("threshold", "min_kept"),
+    "loss_max_pooling": ("p", "support"),
+    "logit_adjusted": ("tau",),
+}
 
-    kind: Literal["cross_entropy", "recall_weighted", "confusion"]
+
+class Loss(Section):
+    """`cross_entropy`, optionally weighted by w_i = c_ii + lam (1 - c_ii), the paper's `confusion` loss, or a rival.
+
+    The rivals and their settings are those of nn/class_weights.py and nn/competing_losses.py, with published defaults.
+    """
+
+    kind: Literal[
+        "cross_entropy",
+        "recall_weighted",
+        "confusion",
+        "inverse_frequency",
+        "median_frequency",
+        "focal",
+        "ohem",
+        "loss_max_pooling",
+        "logit_adjusted",
+    ]
     lam: float = Field(5.0, ge=0)
     diagonal: Literal["confusion", "one"] = "confusion"
+    max_ratio: float = Field(50.0, ge=1)
+    gamma: float = Field(2.0, ge=0)
+    threshold: float = Field(0.7, gt=0, le=1)
+    min_kept: float = Field(1 / 16, gt=0, le=1)
+    p: float = Field(1.7, ge=1.1)
+    support: float = Field(0.25, gt=0, le=1)
+    tau: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _settings_of_its_kind(self) -> "Loss":
+        own = LOSS_SETTINGS[self.kind]
+        for key, field in type(self).model_fields.items():
+            # the default is let through: a run's config.json names lam and diagonal for every kind
+            if key not in ("kind", *own) and getattr(self, key) != field.default:
+                raise ValueError(f"{self.kind} has no setting {key!r}; it has {', '.join(own) or 'none'}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_those_of_other_kinds(self, handler: Callable[["Loss"], Dict[str, Any]]) -> Dict[str, Any]:
+        # but lam and diagonal, older than the rivals, or the stages of finished runs would count as changed
+        kept = ("kind", "lam", "diagonal", *LOSS_SETTINGS[self.kind])
+        return {key: value for key, value in handler(self).items() if key in kept}
 
 
 class Cell(Section):

@@ -67,6 +67,13 @@ def test_settings_cannot_be_changed(tmp_path):
         ({"cells": [*MINIMAL["cells"], {"key": "c", "title": "C", "subnet0": "nw"}]}, "c uses the loss 'nw'"),
         ({"losses": {"ce": {"kind": "cross_entropy"}, "baseline": {"kind": "cross_entropy"}}}, "'baseline' is taken"),
         ({"groups": {"source": "atuo"}}, "groups.source"),
+        (
+            {"losses": {"a": {"kind": "ohem", "gamma": 3}}},
+            "losses.a: ohem has no setting 'gamma'; it has thr",
+        ),
+        ({"losses": {"a": {"kind": "cross_entropy", "lam": 2}}}, "cross_entropy has no setting 'lam'; it has none"),
+        ({"losses": {"a": {"kind": "loss_max_pooling", "p": 1}}}, "losses.a.p: .*greater than or equal to 1.1"),
+        ({"losses": {"a": {"kind": "focal", "gama": 3}}}, "unknown key 'losses.a.gama'; did you mean 'gamma'"),
     ],
 )
 def test_a_wrong_setting_names_the_file_and_the_key(tmp_path, change, message):
@@ -98,3 +105,18 @@ def test_a_file_that_is_no_config(tmp_path, text, message):
 def test_an_override_that_is_none(tmp_path, override):
     with pytest.raises(ConfsegError, match="--set"):
         config.load(write(tmp_path / "a.yaml", MINIMAL), [override])
+
+
+def test_a_loss_is_written_with_the_settings_of_its_kind():
+    tree = {**MINIMAL, "losses": {"ce": {"kind": "cross_entropy"}, "focal": {"kind": "focal", "gamma": 3}}}
+    written = config.to_tree(config.parse(tree, "x"))["losses"]
+    # what finished runs have in their manifests: it must not change
+    assert written["ce"] == {"kind": "cross_entropy", "lam": 5.0, "diagonal": "confusion"}
+    assert written["focal"] == {"kind": "focal", "lam": 5.0, "diagonal": "confusion", "gamma": 3}
+
+
+def test_every_kind_of_loss_has_settings_that_exist():
+    kinds = config.Loss.model_fields["kind"].annotation.__args__
+    assert set(config.LOSS_SETTINGS) == set(kinds)
+    used = {key for settings in config.LOSS_SETTINGS.values() for key in settings}
+    assert used | {"kind"} == set(config.Loss.model_fields)

@@ -1,5 +1,6 @@
 """HybridBlocks of the method: encoders, subnets, fusion, the whole network, and the losses."""
 
+from .competing_losses import FocalLoss, LogitAdjustedCrossEntropy, LossMaxPooling, OhemCrossEntropy
 from .encoders import ENCODERS, SmallEncoder, get_encoder
 from .fusion import Fusion
 from .losses import ConfusionCrossEntropy, PixelCrossEntropy
@@ -13,8 +14,12 @@ __all__ = [
     "ENCODERS",
     "ConfSegNet",
     "ConfusionCrossEntropy",
+    "FocalLoss",
     "Fusion",
+    "LogitAdjustedCrossEntropy",
+    "LossMaxPooling",
     "MergedSubnets",
+    "OhemCrossEntropy",
     "PixelCrossEntropy",
     "ResNet38Encoder",
     "SmallEncoder",

@@ -17,8 +17,11 @@ IGNORE_LABEL = 255
 _NEVER = 1e30  # subtracted from a logit that must not be the largest; finite, so that its gradient is 0 and not NaN
 
 
-class _PixelLoss(mx.gluon.HybridBlock):
-    """What both losses share: shapes, the ignore label, operations over the class axis, the mean over valid pixels."""
+class PixelLoss(mx.gluon.HybridBlock):
+    """What the losses share: shapes, the ignore label, operations over the class axis, the mean over valid pixels.
+
+    A loss defines `_pixels`, the loss of each pixel, and may define `_pool`, which makes a sample's value of them.
+    """
 
     def __init__(self, num_classes: int, ignore_label: int):
         super().__init__()
@@ -33,9 +36,18 @@ class _PixelLoss(mx.gluon.HybridBlock):
         label = F.cast(F.reshape(label, shape=(0, -1)), dtype="float32")
         valid = label != self._ignore
         pixels = self._pixels(F, logits, label, label * valid, **constants)
-        pixels = F.where(valid, pixels, F.zeros_like(pixels))
+        return self._pool(F, F.where(valid, pixels, F.zeros_like(pixels)), valid)
+
+    def _pool(self, F, pixels, valid):
+        """(N, P) losses, 0 where the pixel is not valid, and (N, P) 0 or 1 -> (N,): the mean over valid pixels."""
         count = F.sum(valid, axis=1)
         return F.sum(pixels, axis=1) / F.maximum(count, F.ones_like(count))
+
+    def _cross_entropy(self, F, logits, lookup, ones_in, ones_out):
+        """- log q_i, (N, P); at least 0."""
+        shifted, _ = self._below_max(F, logits, ones_out)
+        log_sum = F.log(self._sum(F, self._exp(F, shifted), ones_in))
+        return F.squeeze(log_sum, axis=1) - F.pick(shifted, lookup, axis=1)
 
     def _sum(self, F, x, ones_in):
         """(N, K, P) -> (N, 1, P)."""
@@ -57,7 +69,7 @@ class _PixelLoss(mx.gluon.HybridBlock):
         return F.LeakyReLU(x, act_type="elu", slope=1.0) + 1
 
 
-class PixelCrossEntropy(_PixelLoss):
+class PixelCrossEntropy(PixelLoss):
     """- w_i log q_i for true class i, q = softmax(logits).
 
     Parameters
@@ -80,12 +92,10 @@ class PixelCrossEntropy(_PixelLoss):
             self.class_weights = self.params.get_constant("class_weights", weights.astype("float32"))
 
     def _pixels(self, F, logits, label, lookup, ones_in, ones_out, class_weights):
-        shifted, _ = self._below_max(F, logits, ones_out)
-        log_sum = F.log(self._sum(F, self._exp(F, shifted), ones_in))
-        return F.take(class_weights, lookup) * (F.squeeze(log_sum, axis=1) - F.pick(shifted, lookup, axis=1))
+        return F.take(class_weights, lookup) * self._cross_entropy(F, logits, lookup, ones_in, ones_out)
 
 
-class ConfusionCrossEntropy(_PixelLoss):
+class ConfusionCrossEntropy(PixelLoss):
     """The paper's improved cross-entropy (section 3.2), for a pixel of true class i with q = softmax(logits):
 
         L = - c_ii log q_i  -  lam * sum_{j != i} c_ij log(1 - q_j)
