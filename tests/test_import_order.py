@@ -11,10 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors files tensor_files progress backend labels paper confusion groups config data nn checkpoint training "
-    "inference evaluation run building results figures reporting stages pipeline prediction export cli"
+    "errors files table tensor_files progress backend labels paper confusion groups config data nn checkpoint training "
+    "inference evaluation run building results paper_tables figures page reporting stages pipeline prediction export "
+    "cli"
 ).split()
-WITHOUT_MXNET = ("errors", "files", "tensor_files", "labels", "paper", "confusion", "groups", "results", "figures")
+WITHOUT_MXNET = (
+    "errors files table tensor_files labels paper confusion groups results paper_tables figures page".split()
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
