@@ -21,6 +21,7 @@ REQUIRES = [
     "packaging>=20",
     "tqdm>=4.60",
     "tabulate>=0.9",
+    "Jinja2>=3",
     "gluoncv==0.10.5.post0",  # the last release with MXNet models
     "setuptools",  # MXNet and GluonCV import distutils, which left the standard library in Python 3.12
 ]
@@ -63,6 +64,7 @@ setup(
     description="Networks that explicitly reduce confusion errors in semantic segmentation, for MXNet/Gluon",
     license="Apache-2.0",
     packages=find_packages(include=["gluon_confseg", "gluon_confseg.*"]),
+    package_data={"gluon_confseg": ["templates/*.html"]},
     python_requires=">=3.8,<3.14",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -75,9 +75,23 @@ def table(runs: Tuple[str, ...], classes: bool) -> None:
     from . import results
 
     found = [results.read(Path(run) / "results.json" if Path(run).is_dir() else run) for run in runs]
-    print(results.seeds_table(found))
+    print(results.seeds_table(found).markdown())
     for each in found if classes else ():
-        print(f"\nseed {each.seed}\n\n{results.class_table(each)}")
+        print(f"\nseed {each.seed}\n\n{results.class_table(each).markdown()}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--output", metavar="FILE", default="report.html", show_default=True, help="The page to write.")
+def report(runs: Tuple[str, ...], output: str) -> None:
+    """Write the paper's tables and figures, with what the runs gave beside them, as one HTML page.
+
+    RUN is a run's folder or a results.json; runs that differ in the seed only are put together.
+    """
+    from . import page
+
+    page.write(output, page.read_sources(runs))
+    print(f"the page is {output}")
 
 
 @cli.command()

@@ -53,6 +53,13 @@ SLIPS: Mapping[str, str] = {
     "loss": "the paper's Eq. 2 and 3 print the sign of the second term opposite to its gradient, Eq. 4; Eq. 4 is right",
 }
 
+CELL_TITLES: Mapping[str, str] = {
+    "subnet0_ce": "subnet 0, CE (baseline)",
+    "subnets_ce": "subnets, CE",
+    "subnet0_new": "subnet 0, new loss",
+    "subnets_new": "subnets, new loss",
+}
+
 TABLE2: Tuple[OtherMethod, ...] = (
     OtherMethod("I", "LMP", 8, ("ASPP",), "DeepLabV2", 73.63, 75.06),
     OtherMethod("I", "FCRNs", 8, (), "ResNet-101", 68.58, 71.16),

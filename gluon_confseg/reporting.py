@@ -119,7 +119,7 @@ def report(run: Run) -> List[str]:
     figures.class_bars(run.folder / "classes.png", found)
     figures.overlays(run.folder / "overlays.png", _overlay_rows(run, found), run.labels)
     write_text(run.folder / "table.txt", results.run_table(found) + "\n")
-    write_text(run.folder / "classes.md", results.class_table(found) + "\n")
+    write_text(run.folder / "classes.md", results.class_table(found).markdown() + "\n")
     return [RESULTS_FILE, "confusion.png", "classes.png", "overlays.png", "table.txt", "classes.md"]
 
 

@@ -19,9 +19,9 @@ from . import paper
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 from .files import read_json, write_text
+from .table import NONE, Table
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-NONE = "-"  # printed where there is no number
 
 
 class Record(BaseModel):
@@ -176,8 +176,8 @@ def run_table(results: Results) -> str:
     return "\n".join(parts)
 
 
-def class_table(results: Results) -> str:
-    """Markdown: IoU % per class, in label order, for every cell, and the share of each class among the labelled pixels.
+def class_table(results: Results) -> Table:
+    """IoU % per class, in label order, for every cell, and the share of each class among the labelled pixels.
 
     `group` is the number of the class's subnet. A class that is neither in the truth nor predicted has no IoU.
     """
@@ -188,12 +188,12 @@ def class_table(results: Results) -> str:
         share = _percent(truth[index] / truth.sum())
         rows.append([name, group_of.get(name, NONE), share, *(_percent(cell.iou[index]) for cell in results.cells)])
     rows.append(["mean", "", "", *(_percent(cell.miou) for cell in results.cells)])
-    headers = ["class", "group", "pixels %", *(_title(cell) for cell in results.cells)]
-    return _markdown(rows, headers, left=2)
+    headers = ["class", "group", "pixels %", *(title(cell) for cell in results.cells)]
+    return Table(f"IoU per class, %, seed {results.seed}", headers, rows, left=2)
 
 
-def seeds_table(runs: Sequence[Results]) -> str:
-    """Markdown: mean ± sample standard deviation over seeds per cell, and the difference to the same seed's baseline.
+def seeds_table(runs: Sequence[Results]) -> Table:
+    """Mean ± sample standard deviation over seeds per cell, and the difference to the same seed's baseline.
 
     The p-value (from 3 seeds on) is that of a two-sided paired t-test on mIoU. Raises ConfsegError for no run, a seed
     that occurs twice, and runs whose data, cells or config differ in anything but the seed and the devices.
@@ -206,8 +206,8 @@ def seeds_table(runs: Sequence[Results]) -> str:
     rows = []
     for cell in first.cells:
         same = [run.cell(cell.key) for run in runs]
-        row = [_title(cell), cell.role, _spread([c.miou for c in same]), *_paired(runs, cell)]
-        row += [_spread([c.mean_recall for c in same]), _spread([c.pixel_accuracy for c in same])]
+        row = [title(cell), cell.role, spread([c.miou for c in same]), *_paired(runs, cell)]
+        row += [spread([c.mean_recall for c in same]), spread([c.pixel_accuracy for c in same])]
         rows.append(row + (_paper_columns(first, cell) if first.paper_table else []))
     n = len(runs)
     seeds = ", ".join(str(run.seed) for run in runs)
@@ -219,8 +219,7 @@ def seeds_table(runs: Sequence[Results]) -> str:
     notes = [note, *_notes(first)]
     if any([group.classes for group in run.groups] != [group.classes for group in first.groups] for run in runs):
         notes.append("note: the groups differ between the seeds")
-    notes = [f"- {line}".replace("*", r"\*") for line in notes]
-    return "\n".join([_markdown(rows, headers, left=2), "", *notes])
+    return Table(f"{first.name}: all cells", headers, rows, notes, left=2)
 
 
 def _scores(confusion: ConfusionMatrix) -> Dict[str, Any]:
@@ -259,7 +258,8 @@ def _percent(fraction: Optional[float], *, sign: bool = False) -> str:
     return f"{value:+.2f}" if sign and value else f"{value:.2f}"
 
 
-def _title(cell: Cell) -> str:
+def title(cell: Cell) -> str:
+    """A cell's title; that of a control has a star."""
     return f"{cell.title} *" if cell.role == "control" else cell.title
 
 
@@ -287,10 +287,10 @@ def _cell_table(results: Results) -> str:
     rows = []
     for cell in results.cells:
         difference = NONE if cell.role == "baseline" else _percent(cell.miou - results.baseline.miou, sign=True)
-        row = [_title(cell), cell.role, _percent(cell.miou), difference]
+        row = [title(cell), cell.role, _percent(cell.miou), difference]
         row += [_percent(cell.mean_recall), _percent(cell.pixel_accuracy)]
         rows.append(row + (_paper_columns(results, cell) if results.paper_table else []))
-    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=_align(headers, 2))
+    return Table("", headers, rows, left=2).plain()
 
 
 def _notes(results: Results) -> Iterator[str]:
@@ -332,6 +332,11 @@ def _subnet_warnings(results: Results) -> Iterator[str]:
                 f"warning: subnet {score.group} ({score.loss}) is {100 * loss:.2f} points worse than the baseline"
                 " in its own group; train it longer, give it more features, or leave it out"
             )
+
+
+def comparable(run: Results, other: Results) -> bool:
+    """Whether two runs differ in the seed and the devices only."""
+    return dict(_facts(run)) == dict(_facts(other)) and run.dataset.source == other.dataset.source
 
 
 def _check_comparable(runs: Sequence[Results]) -> None:
@@ -376,7 +381,7 @@ def _decimals(deviation: float) -> int:
     return 1 if deviation >= 0.995 else 2
 
 
-def _spread(fractions: Sequence[float], *, sign: bool = False) -> str:
+def spread(fractions: Sequence[float], *, sign: bool = False) -> str:
     """mean ± sample standard deviation, in percent; the mean alone where there is one value."""
     if len(fractions) == 1:
         return _percent(fractions[0], sign=sign)
@@ -392,7 +397,7 @@ def _paired(runs: Sequence[Results], cell: Cell) -> List[str]:
     if cell.role == "baseline":
         return [NONE, NONE]
     differences = [run.cell(cell.key).miou - run.baseline.miou for run in runs]
-    return [_spread(differences, sign=True), _p_value(differences)]
+    return [spread(differences, sign=True), _p_value(differences)]
 
 
 def _p_value(differences: Sequence[float]) -> str:
@@ -403,14 +408,3 @@ def _p_value(differences: Sequence[float]) -> str:
 
     p = stats.ttest_1samp(differences, 0.0).pvalue
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-def _align(headers: Sequence[str], left: int) -> List[str]:
-    return ["left"] * left + ["right"] * (len(headers) - left)
-
-
-def _markdown(rows: Sequence[Sequence[str]], headers: Sequence[str], *, left: int) -> str:
-    # a star at the end of a title must not start emphasis
-    rows = [[cell.replace("*", r"\*") for cell in row] for row in rows]
-    headers = [header.replace("*", r"\*") for header in headers]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=_align(headers, left))

@@ -134,7 +134,7 @@ def test_notes_on_leak_and_built_in_images():
 
 
 def test_class_table():
-    lines = results.class_table(run()).splitlines()
+    lines = results.class_table(run()).markdown().splitlines()
     assert markdown(lines[0])[:4] == ["class", "group", "pixels %", "subnet 0, CE (baseline)"]
     assert markdown(lines[0])[-1] == r"subnet 0, CE, longer \*"
     assert [markdown(line) for line in lines[2:]] == [
@@ -151,7 +151,7 @@ def test_seeds_table():
         run(seed=1, better=[[60, 0, 0], [8, 32, 0], [0, 0, 0]]),  # 60/68, 32/40: mean 84.1176
         run(seed=2, better=[[60, 0, 0], [6, 34, 0], [0, 0, 0]]),  # 60/66, 34/40: mean 87.9545
     ]
-    lines = results.seeds_table(runs).splitlines()
+    lines = results.seeds_table(runs).markdown().splitlines()
     # mean 87.3253, sd 2.9440; baseline 80.3571; t = 6.9682 / (2.9440 / sqrt(3)) = 4.0996, 2 degrees of freedom
     assert markdown(lines[3])[:5] == ["subnets 0-1, CE", "paper", "87.3 ± 2.9", "+7.0 ± 2.9", "0.055"]
     assert markdown(lines[3])[-2:] == ["76.51", "+1.08"]
@@ -162,16 +162,16 @@ def test_seeds_table():
 
 
 def test_seeds_table_of_one_and_two():
-    assert markdown(results.seeds_table([run()]).splitlines()[3])[2:5] == ["89.90", "+9.55", "-"]
-    two = results.seeds_table([run(seed=0), run(seed=1, better=[[60, 0, 0], [8, 32, 0], [0, 0, 0]])])
+    assert markdown(results.seeds_table([run()]).markdown().splitlines()[3])[2:5] == ["89.90", "+9.55", "-"]
+    two = results.seeds_table([run(seed=0), run(seed=1, better=[[60, 0, 0], [8, 32, 0], [0, 0, 0]])]).markdown()
     assert markdown(two.splitlines()[3])[2:5] == ["87.0 ± 4.1", "+6.7 ± 4.1", "-"]
     assert "t-test" not in two
 
 
 def test_small_deviation_keeps_two_decimals():
-    assert results._spread([0.5, 0.5034, 0.5068]) == "50.34 ± 0.34"
-    assert results._spread([0.10, 0.30]) == "20.0 ± 14.1"
-    assert results._spread([-0.001, 0.001], sign=True) == "0.00 ± 0.14"
+    assert results.spread([0.5, 0.5034, 0.5068]) == "50.34 ± 0.34"
+    assert results.spread([0.10, 0.30]) == "20.0 ± 14.1"
+    assert results.spread([-0.001, 0.001], sign=True) == "0.00 ± 0.14"
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_seeds_table_refuses_other_runs(change, named):
 def test_seeds_table_accepts_other_devices_and_refuses_repetition():
     other = tree(seed=1)
     other["config"]["devices"] = ["gpu(0)"]
-    assert "n = 2" in results.seeds_table([run(), results.parse(other, "b.json")])
-    assert "groups differ" not in results.seeds_table([run(), results.parse(other, "b.json")])
+    assert "n = 2" in results.seeds_table([run(), results.parse(other, "b.json")]).markdown()
+    assert "groups differ" not in results.seeds_table([run(), results.parse(other, "b.json")]).markdown()
     other["groups"][0]["classes"] = ["road", "sky"]
-    assert "groups differ" in results.seeds_table([run(), results.parse(other, "b.json")])
+    assert "groups differ" in results.seeds_table([run(), results.parse(other, "b.json")]).markdown()
     with pytest.raises(ConfsegError, match="seed 0 occurs twice"):
         results.seeds_table([run(), run()])
     with pytest.raises(ConfsegError, match="at least one"):
