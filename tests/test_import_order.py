@@ -11,10 +11,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors files tensor_files progress backend labels paper confusion groups config data nn checkpoint training "
-    "inference evaluation run building results figures reporting stages pipeline prediction export cli"
+    "errors options files tensor_files progress backend labels paper confusion groups config data nn checkpoint "
+    "training inference evaluation run building results figures reporting stages pipeline using video prediction "
+    "evaluating export cli"
 ).split()
-WITHOUT_MXNET = ("errors", "files", "tensor_files", "labels", "paper", "confusion", "groups", "results", "figures")
+WITHOUT_MXNET = (
+    "errors",
+    "options",
+    "files",
+    "tensor_files",
+    "labels",
+    "paper",
+    "confusion",
+    "groups",
+    "results",
+    "figures",
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
