@@ -59,7 +59,7 @@ class State:
         except ConfsegError as error:
             _log.warning("%s; counting starts over", error)
             return empty
-        _log.info("%d images were counted before, skipped (%s)", len(self._saved.ids), self._path)
+        _log.info("%d of the images were counted before, skipped (%s)", len(self._saved.ids), self._path)
         return self._saved
 
     def _read(self, empty: Counted) -> Counted:

@@ -4,7 +4,7 @@ import operator
 from collections import deque
 from dataclasses import dataclass
 from functools import reduce
-from typing import Deque, Dict, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from .data.transforms import normalize
 from .nn import Fusion, Subnet, Upsample
 
 T = TypeVar("T")
-Labels = Dict[str, mx.nd.NDArray]
+Arrays = Dict[str, mx.nd.NDArray]
 
 _OVERLAP = 3  # neighbouring windows share one part in so many
 _STRIP = 16  # feature rows that are upsampled at a time: their scores stay in the processor's cache
@@ -89,7 +89,7 @@ class Predictor:
         ((_, _, labels),) = label_all([self], [(None, image)])
         return labels
 
-    def launch(self, image: np.ndarray) -> Iterator[Optional[Labels]]:
+    def launch(self, image: np.ndarray) -> Iterator[Optional[Arrays]]:
         """The same on the device, in steps: None after each pass that is queued, at last the label maps.
 
         A step waits for the pass before it: MXNet takes a queued pass's memory at once.
@@ -112,8 +112,8 @@ class Predictor:
                     mosaics[key].add(row, column, mx.nd.concat(*parts, dim=2))
         yield {key: mosaic.labels() for key, mosaic in mosaics.items()}
 
-    def _passes(self, image: np.ndarray) -> Iterator[None]:
-        """Returns (input, logits by subnet) per scale."""
+    def _passes(self, image: np.ndarray) -> Generator[None, None, List[Tuple[mx.nd.NDArray, Arrays]]]:
+        """Returns the input and the logits by subnet, per scale."""
         passes = []
         for factor in self._manner.scales:
             x, logits = self._pass(image, self._scale * factor)
@@ -123,7 +123,7 @@ class Predictor:
                 each.wait_to_read()
         return passes
 
-    def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Labels]:
+    def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Arrays]:
         """The network's input (1 or 2, 3, h, w) at a scale, and every needed subnet's logits of it."""
         x = mx.nd.array(self._input(image, scale)[None], ctx=self._device)
         if self._manner.flip:
@@ -232,8 +232,8 @@ class _Running(Generic[T]):
 
     tag: T
     image: np.ndarray
-    steps: Iterator[Optional[Labels]]
-    labels: Optional[Labels] = None
+    steps: Iterator[Optional[Arrays]]
+    labels: Optional[Arrays] = None
 
     def step(self) -> None:
         self.labels = next(self.steps, self.labels)
@@ -248,7 +248,7 @@ def _finish(running: Deque[_Running[T]]) -> Tuple[T, np.ndarray, Dict[str, np.nd
     return oldest.tag, oldest.image, {key: labels.asnumpy() for key, labels in oldest.labels.items()}
 
 
-def _fused(view: View, logits: Labels) -> mx.nd.NDArray:
+def _fused(view: View, logits: Arrays) -> mx.nd.NDArray:
     chosen = [logits[name] for name in view.subnets]
     return chosen[0] if view.fusion is None else view.fusion(*chosen)
 

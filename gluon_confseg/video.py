@@ -91,7 +91,9 @@ def _open_clip(path: Path) -> Clip:
 
 @contextlib.contextmanager
 def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(str(path.resolve()))
+    # the others that OpenCV would try after FFmpeg read nothing more, and some print
+    backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends() else cv2.CAP_ANY
+    capture = cv2.VideoCapture(str(path.resolve()), backend)
     try:
         yield capture
     finally:
