@@ -12,7 +12,7 @@ from .config import LOSS_SETTINGS, Cell, Loss, Schedule, Subnet
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
-from .inference import Predictor, View
+from .inference import Manner, Predictor, View
 from .nn import (
     ConfSegNet,
     ConfusionCrossEntropy,
@@ -208,9 +208,14 @@ def _load_subnet(run: TrainedRun, name: HeadName, found: List[groups.ClassGroup]
 
 
 def make_predictors(
-    run: TrainedRun, names: List[HeadName], found: List[groups.ClassGroup], views: Callable[[], Dict[str, View]]
+    run: TrainedRun,
+    names: List[HeadName],
+    found: List[groups.ClassGroup],
+    views: Callable[[], Dict[str, View]],
+    manner: Optional[Manner] = None,
 ) -> List[Predictor]:
-    """One predictor per device, from the files in the run's folder."""
+    """One predictor per device, from the files in the run's folder; `manner` defaults to the config's."""
+    manner = manner or Manner(flip=run.config.evaluation.flip, window=run.config.evaluation.window)
     predictors = []
     for device in run.devices:
         subnets = {str(name): _load_subnet(run, name, found, device) for name in names}
@@ -225,7 +230,7 @@ def make_predictors(
                 subnets,
                 made,
                 scale=run.config.data.scale,
-                flip=run.config.evaluation.flip,
+                manner=manner,
                 mean=augment.mean,
                 std=augment.std,
                 device=device,

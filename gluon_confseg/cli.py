@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
 from . import __version__
 from .errors import ConfsegError
+from .options import parse_scales, parse_size
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -15,6 +16,7 @@ GPUS_HELP = "GPUs to use. Default: all that MXNet can use, else the CPU."
 SCALES_HELP = "Average the probabilities over these scales, as in 0.75,1,1.25."
 ENCODINGS = ("raw-ids", "train-ids", "colors")
 ENCODING_HELP = "What the PNGs hold. Default: found out, where only one is possible."
+WINDOW_HELP = "Slide a window of this size, overlapping by a third, over each image. Default: as in the run's config."
 FLIP_HELP = "Add the left-right flipped image. Default: as in the run's config."
 
 
@@ -101,6 +103,8 @@ def report(runs: Tuple[str, ...], output: str) -> None:
 @click.option("--output", metavar="DIR", help="Folder to write to. Default: RUN/predictions/CELL.")
 @click.option("--scales", metavar="LIST", default="1", help=SCALES_HELP)
 @click.option("--flip", is_flag=True, help=FLIP_HELP)
+@click.option("--window", metavar="HxW", help=WINDOW_HELP)
+@click.option("--frames", is_flag=True, help="Of a video, write every frame's label map as well.")
 @click.option("--gpus", metavar="0,1", help=GPUS_HELP)
 @click.option("--cpu", is_flag=True, help="Use the CPU.")
 def predict(
@@ -110,18 +114,20 @@ def predict(
     output: Optional[str],
     scales: str,
     flip: bool,
+    window: Optional[str],
+    frames: bool,
     gpus: Optional[str],
     cpu: bool,
 ) -> int:
-    """Label images with a finished run's network: label maps, the data set's own ids, overlays.
+    """Label images and videos with a finished run's network: label maps, the data set's own ids, overlays.
 
-    RUN is a run's folder; INPUT an image (PNG, JPEG) or a folder of images. Run again, it continues.
+    RUN is a run's folder; INPUT an image (PNG, JPEG), a folder of images, or a video. Run again, it continues.
     """
-    names = device_names(gpus, cpu)
+    names, manner = device_names(gpus, cpu), manner_options(scales, flip, window)
     from . import prediction
     from .backend import devices
 
-    settings = {"cell": cell, "output": output, "scales": prediction.parse_scales(scales), "flip": flip}
+    settings = {"cell": cell, "output": output, "frames": frames, **manner}
     failed = prediction.predict(run, inputs, devices=devices(names), **settings)
     return 1 if failed else 0
 
@@ -134,6 +140,7 @@ def predict(
 @click.option("--output", metavar="FILE", help="Write the counts to this JSON file. Default: only print.")
 @click.option("--scales", metavar="LIST", default="1", help=SCALES_HELP)
 @click.option("--flip", is_flag=True, help=FLIP_HELP)
+@click.option("--window", metavar="HxW", help=WINDOW_HELP)
 @click.option("--gpus", metavar="0,1", help=GPUS_HELP)
 @click.option("--cpu", is_flag=True, help="Use the CPU.")
 def evaluate(
@@ -144,16 +151,17 @@ def evaluate(
     output: Optional[str],
     scales: str,
     flip: bool,
+    window: Optional[str],
     gpus: Optional[str],
     cpu: bool,
 ) -> None:
-    """Print mean and per-class IoU of a finished run's cells on a labelled split."""
-    names = device_names(gpus, cpu)
-    from . import prediction
+    """Print mean and per-class IoU of a finished run's cells on a labelled split. Run again, it continues."""
+    names, manner = device_names(gpus, cpu), manner_options(scales, flip, window)
+    from . import evaluating
     from .backend import devices
 
-    settings = {"cells": cells, "output": output, "scales": prediction.parse_scales(scales), "flip": flip}
-    prediction.evaluate_run(run, devices=devices(names), data_root=data_root, split=split, **settings)
+    settings = {"data_root": data_root, "split": split, "cells": cells, "output": output, **manner}
+    evaluating.evaluate_run(run, devices=devices(names), **settings)
 
 
 @cli.command()
@@ -199,7 +207,7 @@ def export(
         raise ConfsegError("--size and --dynamic exclude each other; give one")
     from . import export as exporting
 
-    options = exporting.Options(kind, exporting.parse_size(size) if size else None, labels, normalize)
+    options = exporting.Options(kind, parse_size(size) if size else None, labels, normalize)
     made = exporting.export(run, cell, output, options)
     print(f"the graph, an example that runs it and {exporting.CONTRACT_FILE}, which describes it, are in {made}")
 
@@ -215,6 +223,7 @@ def doctor() -> int:
     return examination.examine()
 
 
+@cli.command()
 @click.argument("predictions", metavar="PREDICTIONS")
 @click.argument("truth", metavar="TRUTH")
 @click.option("--classes", required=True, metavar="NAME", help="cityscapes, voc, camvid, or a file with the classes.")
@@ -303,6 +312,16 @@ def device_names(gpus: Optional[str], cpu: bool) -> List[str]:
     if not all(number.strip().isdecimal() for number in numbers):
         raise ConfsegError(f"--gpus {gpus}: wants numbers separated by commas, for example --gpus 0,1")
     return [f"gpu:{int(number)}" for number in numbers]
+
+
+def manner_options(scales: str, flip: bool, window: Optional[str]) -> Dict[str, Any]:
+    """How the network is used, by --scales, --flip and --window."""
+    size = None
+    if window is not None:
+        from .config import MIN_WINDOW  # pydantic takes a while
+
+        size = parse_size(window, "--window", MIN_WINDOW)
+    return {"scales": parse_scales(scales), "flip": flip, "window": size}
 
 
 def device_setting(gpus: Optional[str], cpu: bool) -> List[str]:

@@ -6,11 +6,14 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, U
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
-from typing_extensions import Literal
+from typing_extensions import Annotated, Literal
 
 from .errors import ConfsegError
 
 BASE_KEY = "_base_"
+MIN_WINDOW = 32  # pixels: a smaller window shows a network next to nothing
+
+WindowSide = Annotated[int, Field(ge=MIN_WINDOW)]
 
 
 class Section(BaseModel):
@@ -184,9 +187,14 @@ class Cell(Section):
 
 
 class Evaluation(Section):
-    """`flip`: add the probabilities of the left-right flipped image (the published ResNet-38 result has it)."""
+    """`flip`: add the probabilities of the left-right flipped image (the published ResNet-38 result has it).
+
+    `window`: [height, width], in pixels of the image, of a sliding window whose neighbours share a third; their
+    probabilities are averaged. null: the whole image at once.
+    """
 
     flip: bool = False
+    window: Optional[Tuple[WindowSide, WindowSide]] = None
 
 
 class Config(Section):

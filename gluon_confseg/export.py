@@ -97,14 +97,6 @@ def export(
     return target
 
 
-def parse_size(text: str) -> Tuple[int, int]:
-    """(height, width) of "HxW"; ConfsegError for anything else."""
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise ConfsegError(f"--size {text}: wants height x width in pixels, for example --size 512x1024")
-    return int(sides[0]), int(sides[1])
-
-
 class _Graph(mx.gluon.HybridBlock):
     """What is exported: the network, with normalisation before it and arg max behind it where asked."""
 

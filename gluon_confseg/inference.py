@@ -1,8 +1,10 @@
-"""Whole images through an encoder and several combinations of subnets, the encoder once (per scale)."""
+"""Images, whole or by windows, through an encoder and several combinations of subnets, the encoder once a scale."""
 
-import copy
+import operator
+from collections import deque
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from functools import reduce
+from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import cv2
 import numpy as np
@@ -10,6 +12,12 @@ import numpy as np
 from .backend import mx
 from .data.transforms import normalize
 from .nn import Fusion, MergedSubnets, Subnet, Upsample
+
+T = TypeVar("T")
+Arrays = Dict[str, mx.nd.NDArray]
+
+_OVERLAP = 3  # neighbouring windows share one part in so many
+_STRIP = 16  # feature rows that are upsampled at a time: their scores stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,32 @@ class View:
     fusion: Optional[Fusion] = None
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a network is used on an image. Of several passes over a pixel the probabilities are averaged.
+
+    scales  factors on the working resolution
+    flip    whether the left-right flipped image is added
+    window  (height, width) in pixels of the image, at least 3 each; None: the whole image. See `window_starts`
+    """
+
+    scales: Tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: Optional[Tuple[int, int]] = None
+
+    def __str__(self) -> str:
+        window = "" if self.window is None else f", windows of {self.window[0]}x{self.window[1]}"
+        return f"scales {', '.join(f'{s:g}' for s in self.scales)}, {'with' if self.flip else 'without'} flip{window}"
+
+
+def window_starts(length: int, window: int) -> List[int]:
+    """Where the windows along an axis begin: they share a third, and the last one is moved inside the image.
+
+    [0] where the window is as long as the image or longer.
+    """
+    return [*range(0, length - window, window - window // _OVERLAP), max(length - window, 0)]
+
+
 class Predictor:
     """Label maps of several views of one frozen network.
 
@@ -28,8 +62,8 @@ class Predictor:
     encoder, subnets : trained blocks on `device`; `subnets` by the names that the views use
     views : by name
     scale : working resolution relative to the image's
-    scales : factors on `scale`; of several, the probabilities at the image's resolution are averaged
-    flip : whether to add the probabilities of the left-right flipped image
+    manner : scales, flip, window. An image that fits into the window gives exactly what it gives without one. With
+        windows, memory grows with the window, and, by a third of a window's height, with the image's width
     mean, std : normalisation as in training
     """
 
@@ -40,8 +74,7 @@ class Predictor:
         views: Dict[str, View],
         *,
         scale: float,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
+        manner: Optional[Manner] = None,
         mean: Sequence[float],
         std: Sequence[float],
         device: mx.Context,
@@ -50,37 +83,53 @@ class Predictor:
         self._subnets = MergedSubnets(list(subnets.values()))
         self._subnets.copy_values(list(subnets.values()))
         self._subnets.hybridize()
-        self._scale, self._scales, self._flip = scale, tuple(scales), flip
+        self._scale, self._manner = scale, manner or Manner()
         self._mean, self._std, self._device = mean, std, device
         self._upsamplers: Dict[int, Upsample] = {}
 
-    def augmented(self, *, scales: Sequence[float], flip: bool) -> "Predictor":
-        """The same network with these `scales` and `flip`."""
-        other = copy.copy(self)
-        other._scales, other._flip = tuple(scales), flip
-        return other
-
     def __call__(self, image: np.ndarray) -> Dict[str, np.ndarray]:
         """RGB uint8 (H, W, 3) -> for each view the arg max of its scores at the image's resolution, uint8 (H, W)."""
-        return {key: label.asnumpy() for key, label in self.launch(image).items()}
-
-    def launch(self, image: np.ndarray) -> Dict[str, mx.nd.NDArray]:
-        """The same on the device, without waiting for it."""
-        passes = [self._pass(image, self._scale * factor) for factor in self._scales]
-        labels = {}
-        # one view's scores at the image's size at a time: they are the large ones
-        for key, view in self._views.items():
-            scores = None
-            for x, logits in passes:
-                added = self._scores(view, logits, x, image.shape[:2])
-                scores = added if scores is None else scores + added
-            labels[key] = scores.argmax(axis=1)[0].astype("uint8")
+        ((_, _, labels),) = label_all([self], [(None, image)])
         return labels
 
-    def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Dict[str, mx.nd.NDArray]]:
+    def launch(self, image: np.ndarray) -> Iterator[Optional[Arrays]]:
+        """The same on the device, in steps: None after each pass that is queued, at last the label maps.
+
+        A step waits for the pass before it: MXNet takes a queued pass's memory at once.
+        """
+        height, width = self._manner.window or image.shape[:2]
+        tops, lefts = window_starts(image.shape[0], height), window_starts(image.shape[1], width)
+        if len(tops) == len(lefts) == 1:
+            passes = yield from self._passes(image)
+            several = self._manner.flip or len(passes) > 1
+            parts = {key: self._parts(view, passes, image.shape[:2], several) for key, view in self._views.items()}
+            yield {key: mx.nd.concat(*map(_arg_max, each), dim=0) for key, each in parts.items()}
+            return
+        mosaics = {key: _Mosaic(tops, lefts) for key in self._views}
+        for row, top in enumerate(tops):
+            for column, left in enumerate(lefts):
+                window = image[top : top + height, left : left + width]
+                passes = yield from self._passes(window)
+                for key, view in self._views.items():
+                    parts = self._parts(view, passes, window.shape[:2], several=True)
+                    mosaics[key].add(row, column, mx.nd.concat(*parts, dim=2))
+        yield {key: mosaic.labels() for key, mosaic in mosaics.items()}
+
+    def _passes(self, image: np.ndarray) -> Generator[None, None, List[Tuple[mx.nd.NDArray, Arrays]]]:
+        """Returns the input and the logits by subnet, per scale."""
+        passes = []
+        for factor in self._manner.scales:
+            x, logits = self._pass(image, self._scale * factor)
+            passes.append((x, logits))
+            yield None
+            for each in logits.values():
+                each.wait_to_read()
+        return passes
+
+    def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Arrays]:
         """The network's input (1 or 2, 3, h, w) at a scale, and every needed subnet's logits of it."""
         x = mx.nd.array(self._input(image, scale)[None], ctx=self._device)
-        if self._flip:
+        if self._manner.flip:
             x = mx.nd.concat(x, x.flip(axis=3), dim=0)
         return x, dict(zip(self._names, self._subnets(*self._encoder(x))))
 
@@ -91,20 +140,29 @@ class Predictor:
             image = cv2.resize(image, (width, height), interpolation=area)
         return normalize(image, self._mean, self._std)
 
-    def _scores(
-        self, view: View, logits: Dict[str, mx.nd.NDArray], x: mx.nd.NDArray, size: Tuple[int, int]
-    ) -> mx.nd.NDArray:
-        """(1, C, H, W): upsampled to the input, then to the image; probabilities where several passes are added."""
-        chosen = [logits[name] for name in view.subnets]
-        scores = chosen[0] if view.fusion is None else view.fusion(*chosen)
+    def _parts(self, view: View, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
+        """The view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""
+        fused = [(_fused(view, logits), x) for x, logits in passes]
+        if any(x.shape[2:] != size for _, x in fused):
+            yield _total(_resized(self._scores(scores, x, several), size) for scores, x in fused)
+            return
+        for start in range(0, fused[0][0].shape[2], _STRIP):
+            yield _total(self._strip(scores, x, start, several) for scores, x in fused)
+
+    def _strip(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, start: int, several: bool) -> mx.nd.NDArray:
+        """(1, C, rows, W): what `_scores` gives for the pixels of _STRIP feature rows from `start`, bit by bit."""
+        stride, above = self._encoder.output_stride, min(start, 1)  # pixels are between two feature rows
+        rows = slice(start - above, min(start + _STRIP + 1, scores.shape[2]))
+        pixels = x[:, :, rows.start * stride : min(rows.stop * stride, x.shape[2])]
+        strip = self._scores(scores[:, :, rows], pixels, several)
+        return strip[:, :, above * stride : min((above + _STRIP) * stride, strip.shape[2])]
+
+    def _scores(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, several: bool) -> mx.nd.NDArray:
+        """(1, C, h, w): upsampled to the input; probabilities where several passes are added."""
         scores = self._upsampler(scores.shape[1])(scores, x)
-        if self._flip or len(self._scales) > 1:
+        if several:
             scores = scores.softmax(axis=1)
-        if self._flip:
-            scores = scores[0:1] + scores[1:2].flip(axis=3)
-        if scores.shape[2:] != size:
-            scores = mx.nd.contrib.BilinearResize2D(scores, height=size[0], width=size[1], align_corners=False)
-        return scores
+        return scores[0:1] + scores[1:2].flip(axis=3) if self._manner.flip else scores
 
     def _upsampler(self, channels: int) -> Upsample:
         if channels not in self._upsamplers:
@@ -112,3 +170,100 @@ class Predictor:
             block.initialize(ctx=self._device)
             self._upsamplers[channels] = block
         return self._upsamplers[channels]
+
+
+class _Mosaic:
+    """Adds up the scores of overlapping windows, row after row; a pixel is labelled once no window to come holds it.
+
+    Kept until then: what the window to the right, and what the windows below, have in common with those added.
+    """
+
+    def __init__(self, tops: List[int], lefts: List[int]):
+        self._tops, self._lefts = tops, lefts
+        self._left: Optional[mx.nd.NDArray] = None
+        self._above: List[Optional[mx.nd.NDArray]] = [None] * len(lefts)
+        self._labels: List[List[mx.nd.NDArray]] = [[] for _ in tops]
+
+    def add(self, row: int, column: int, scores: mx.nd.NDArray) -> None:
+        """`scores` (1, C, h, w) of the window at (tops[row], lefts[column]), which come in order; overwritten."""
+        if self._left is not None:
+            scores[:, :, :, : self._left.shape[3]] += self._left
+        done, self._left = _split(scores, self._lefts, column, axis=3)
+        above = self._above[column]
+        if above is not None:
+            done[:, :, : above.shape[2]] += above
+        done, self._above[column] = _split(done, self._tops, row, axis=2)
+        self._labels[row].append(_arg_max(done))
+
+    def labels(self) -> mx.nd.NDArray:
+        """uint8 (H, W), once every window was added."""
+        return mx.nd.concat(*[mx.nd.concat(*row, dim=1) for row in self._labels], dim=0)
+
+
+def _split(
+    scores: mx.nd.NDArray, starts: List[int], index: int, *, axis: int
+) -> Tuple[mx.nd.NDArray, Optional[mx.nd.NDArray]]:
+    """What belongs to window `index` alone from here on, and what the next one along `axis` has as well."""
+    if index + 1 == len(starts):
+        return scores, None
+    length = starts[index + 1] - starts[index]
+    return scores.slice_axis(axis, 0, length), scores.slice_axis(axis, length, None)
+
+
+def label_all(
+    predictors: Sequence[Predictor], images: Iterable[Tuple[T, np.ndarray]]
+) -> Iterator[Tuple[T, np.ndarray, Dict[str, np.ndarray]]]:
+    """(tag, image) -> (tag, image, label maps by view), in order; one image at a time per device, all at work at once.
+
+    The predictors are of the same network, one per device.
+    """
+    running: Deque[_Running[T]] = deque()
+    for number, (tag, image) in enumerate(images):
+        running.append(_Running(tag, image, predictors[number % len(predictors)].launch(image)))
+        running[-1].step()
+        if len(running) >= len(predictors):
+            yield _finish(running)
+    while running:
+        yield _finish(running)
+
+
+@dataclass
+class _Running(Generic[T]):
+    """An image on its way through a device."""
+
+    tag: T
+    image: np.ndarray
+    steps: Iterator[Optional[Arrays]]
+    labels: Optional[Arrays] = None
+
+    def step(self) -> None:
+        self.labels = next(self.steps, self.labels)
+
+
+def _finish(running: Deque[_Running[T]]) -> Tuple[T, np.ndarray, Dict[str, np.ndarray]]:
+    """Take the oldest out, with its labels; the others' devices are kept at work meanwhile."""
+    while running[0].labels is None:
+        for each in running:
+            each.step()
+    oldest = running.popleft()
+    return oldest.tag, oldest.image, {key: labels.asnumpy() for key, labels in oldest.labels.items()}
+
+
+def _fused(view: View, logits: Arrays) -> mx.nd.NDArray:
+    chosen = [logits[name] for name in view.subnets]
+    return chosen[0] if view.fusion is None else view.fusion(*chosen)
+
+
+def _resized(scores: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
+    if scores.shape[2:] == size:
+        return scores
+    return mx.nd.contrib.BilinearResize2D(scores, height=size[0], width=size[1], align_corners=False)
+
+
+def _total(parts: Iterable[mx.nd.NDArray]) -> mx.nd.NDArray:
+    return reduce(operator.add, parts)
+
+
+def _arg_max(scores: mx.nd.NDArray) -> mx.nd.NDArray:
+    """(1, C, H, W) -> uint8 (H, W)."""
+    return scores.argmax(axis=1)[0].astype("uint8")

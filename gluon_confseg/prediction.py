@@ -1,12 +1,9 @@
-"""A finished run's networks on images: label maps of files and folders, and the counts of a labelled split."""
+"""`confseg predict`: label maps of images, folders of images and videos, by a finished run's network."""
 
 import contextlib
 import hashlib
-import json
 import logging
-import math
 import os
-import tempfile
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,27 +14,24 @@ from typing import Deque, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tabulate import tabulate
 
-from . import __version__, evaluation, figures, progress
+from . import figures, progress
 from .backend import mx
-from .building import find_cell, label_table, make_predictors, make_view, needed_heads
-from .config import Cell
-from .confusion import ConfusionMatrix
-from .data import SegmentationDataset, find_root, open_dataset
+from .building import find_cell
 from .data.base import IMAGE_SUFFIXES, read_image
 from .data.loader import EvalLoader
 from .errors import ConfsegError
-from .files import PathLike, atomic_path, read_json, write_json
-from .inference import Predictor
+from .files import PathLike, atomic_path, read_json
+from .inference import Predictor, label_all
 from .labels import IGNORE_LABEL, LabelSet
-from .pipeline import built_in_notice, built_in_root
-from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, open_run, read_groups
+from .run import open_run
+from .using import cell_predictors, check_folder, make_manner, messages, network_digest
+from .video import Clip, find_clips, is_video, predict_clip
 
 _log = logging.getLogger(__name__)
 
 KINDS = ("labels", "raw", "overlays")  # the folders below the output
-SCALE_RANGE = (0.1, 8.0)  # beyond it there is a slip of the pen rather than a network that sees anything
+VIDEOS = "videos"  # the folder of their overlays
 _TOKEN = "confseg"  # the PNG text that says which network and image a label map was made from
 _FIRST = 5  # unreadable images that are named
 
@@ -55,7 +49,6 @@ class _Seconds:
     """What the main thread waited for."""
 
     reading: float = 0.0
-    network: float = 0.0
     writing: float = 0.0
 
     @contextlib.contextmanager
@@ -63,21 +56,6 @@ class _Seconds:
         started = time.monotonic()
         yield
         setattr(self, part, getattr(self, part) + time.monotonic() - started)
-
-
-def parse_scales(text: str) -> Tuple[float, ...]:
-    """ "0.75,1,1.25" -> (0.75, 1.0, 1.25); ConfsegError for what is no number, out of SCALE_RANGE, or there twice."""
-    low, high = SCALE_RANGE
-    try:
-        scales = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        scales = (math.nan,)
-    if not all(low <= scale <= high for scale in scales) or len(set(scales)) != len(scales):
-        raise ConfsegError(
-            f"--scales {text}: wants different numbers from {low:g} to {high:g}, separated by commas, "
-            "for example --scales 0.75,1,1.25"
-        )
-    return scales
 
 
 def predict(
@@ -89,67 +67,42 @@ def predict(
     output: Optional[PathLike] = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    window: Optional[Tuple[int, int]] = None,
+    frames: bool = False,
 ) -> int:
-    """Label maps of images and folders of images; returns how many images could not be read.
+    """Label maps of images, folders of images and videos; returns how many of them could not be read to their end.
 
     Written below `output` (default: predictions/CELL in the run's folder), per image, under its path below the input
-    folder: labels/NAME.png (train ids, palette), raw/NAME.png (the data set's own ids), overlays/NAME.png. What an
-    earlier call has written from the same image and network is skipped. `cell` defaults to the paper's last one.
+    folder: labels/NAME.png (train ids, palette), raw/NAME.png (the data set's own ids), overlays/NAME.png. Per video,
+    which is given as a file: videos/NAME.mp4, the overlays, and with `frames` labels/NAME/000000.png and so on. What an
+    earlier call has written from the same file and network is skipped. `cell` defaults to the paper's last one.
     Raises ConfsegError for the user's mistakes, before anything is written where they can be seen by then.
     """
-    with _messages():
+    with messages():
         run = open_run(folder, devices)
         chosen = find_cell(run, cell)
         output = Path(output) if output else run.folder / "predictions" / chosen.key
-        sources = find_images(inputs, skip=[output / kind for kind in KINDS])
-        _check_places(output, sources)
-        flip = flip or run.config.evaluation.flip
-        writer = _Writer(output, run.labels, _network_digest(run, chosen, scales, flip))
+        clips = find_clips([path for path in inputs if is_video(path)])
+        pictures = [path for path in inputs if not is_video(path)]
+        sources = find_images(pictures, skip=[output / kind for kind in (*KINDS, VIDEOS)])
+        _check_places(output, sources, clips)
+        manner = make_manner(run, scales, flip, window)
+        writer = _Writer(output, run.labels, network_digest(run, [chosen], manner), frames)
         todo = [source for source in sources if not writer.has(source)]
-        _log.info("%s: %d images go to %s", chosen.title, len(sources), output)
-        if len(todo) < len(sources):
-            _log.info("%d of them were written before, skipped", len(sources) - len(todo))
-        if not todo:
+        clips_todo = [clip for clip in clips if not writer.has_clip(clip)]
+        _log.info("%s: %s go to %s", chosen.title, _number(sources, clips), output)
+        if len(todo) + len(clips_todo) < len(sources) + len(clips):
+            _log.info("%d of them were written before, skipped", len(sources + clips) - len(todo + clips_todo))
+        if not todo and not clips_todo:
             return 0
-        predictors = _predictors(run, [chosen], scales, flip)
-        return _predict_all(todo, predictors, chosen.key, writer, run.config.data.workers)
+        predictors = cell_predictors(run, [chosen], manner)
+        failed = _predict_all(todo, predictors, chosen.key, writer, run.config.data.workers) if todo else 0
+        return failed + sum(not _predict_clip(clip, predictors, chosen.key, writer) for clip in clips_todo)
 
 
-def evaluate_run(
-    folder: PathLike,
-    *,
-    devices: List[mx.Context],
-    data_root: Optional[PathLike] = None,
-    split: Optional[str] = None,
-    cells: Sequence[str] = (),
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    output: Optional[PathLike] = None,
-) -> Dict[str, ConfusionMatrix]:
-    """Print mean and per-class IoU of a run's cells (default: all) on a labelled split; returns their counts.
-
-    `split` defaults to the run's validation split. With `output`, counts and what they were counted on are written
-    there (JSON); otherwise nothing is written. Raises ConfsegError for the user's mistakes.
-    """
-    with _messages():
-        run = open_run(folder, devices)
-        chosen = [find_cell(run, key) for key in dict.fromkeys(cells)] or list(run.config.cells)
-        if output is not None:
-            _check_file(Path(output))
-        dataset, source = _open_split(run, data_root, split or run.config.data.val_split)
-        flip = flip or run.config.evaluation.flip
-        tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in chosen}
-        predictors = _predictors(run, chosen, scales, flip)
-        counted = evaluation.evaluate(dataset, predictors, tables, workers=run.config.data.workers, title="evaluate")
-        if not any(matrix.counts.any() for matrix in counted.values()):
-            raise ConfsegError(f"{dataset.name} {dataset.split}: no pixel is labelled; choose another --split")
-        if output is not None:
-            write_json(output, _record(run, dataset, source, counted, scales, flip))
-        print(f"{dataset.name} {dataset.split}, {len(dataset)} images (data root: {source}), {_manner(scales, flip)}\n")
-        print(_tables(run, chosen, counted))
-        if source == "built-in":
-            _log.warning(built_in_notice(run.config))
-        return counted
+def _number(sources: Sequence[Source], clips: Sequence[Clip]) -> str:
+    counts = ((len(sources), "images"), (len(clips), "videos"))
+    return " and ".join(f"{count} {what}" for count, what in counts if count)
 
 
 def find_images(inputs: Sequence[PathLike], *, skip: Sequence[Path] = ()) -> List[Source]:
@@ -194,65 +147,36 @@ def _walk(top: Path, skipped: Set[Path]) -> List[Source]:
     return sorted(sources, key=lambda source: source.path)
 
 
-def _check_places(output: Path, sources: Sequence[Source]) -> None:
-    """Make the output folders; ConfsegError where they cannot be written to, or a link in them leads elsewhere."""
+def _check_places(output: Path, sources: Sequence[Source], clips: Sequence[Clip]) -> None:
+    """Make the output folders; ConfsegError where they cannot be written to, or a link in them leads elsewhere.
+
+    And where a result would take an input's place, or an image's that of a video's frames.
+    """
     home = output.resolve()
     parents = {output / kind / PurePosixPath(source.name).parent for kind in KINDS for source in sources}
+    for clip in clips:
+        parents |= {output / VIDEOS, output / "labels" / clip.name}
+        inside = [source for source in sources if clip.name in map(str, PurePosixPath(source.name).parents)]
+        if inside:
+            raise ConfsegError(f"{inside[0].path} and {clip.path} would both be written to {clip.name}; rename one")
     for parent in sorted(parents):
         if home not in parent.resolve().parents:
             raise ConfsegError(f"{parent} leads out of {output}; remove the link, or choose another --output")
-    for kind in KINDS:
-        _check_folder(output / kind)
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfsegError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ConfsegError(f"--output {path} is a folder; give the name of a JSON file")
-    _check_folder(path.parent)
-
-
-def _predictors(run: TrainedRun, cells: List[Cell], scales: Sequence[float], flip: bool) -> List[Predictor]:
-    found = read_groups(run)
-    matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
-    frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
-    made = make_predictors(
-        run,
-        needed_heads(tuple(cells), len(found)),
-        found,
-        lambda: {cell.key: make_view(cell, found, run.num_classes, frequency) for cell in cells},
-    )
-    return [predictor.augmented(scales=scales, flip=flip) for predictor in made]
-
-
-def _network_digest(run: TrainedRun, cell: Cell, scales: Sequence[float], flip: bool) -> str:
-    """What label maps depend on besides the image: the same for the same networks, used in the same way."""
-    stages = [read_json(manifest_path(run.folder, stage)) for stage in ("baseline", "confusion", "groups", "subnets")]
-    used = {
-        "version": __version__,
-        "files": [stage["outputs"] for stage in stages],
-        "cell": cell.model_dump(exclude={"title", "role"}),
-        "scales": list(scales),
-        "flip": flip,
-        "scale": run.config.data.scale,
-        "augment": run.config.augment.model_dump(include={"mean", "std"}),
-        "labels": repr((run.labels, sorted(run.labels.raw_ids.items()))),
-    }
-    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
+    for path in [source.path for source in sources] + [clip.path for clip in clips]:
+        if path.resolve().parent in {parent.resolve() for parent in parents}:
+            raise ConfsegError(f"{path} is where results go; choose another --output")
+    for kind in (*(KINDS if sources else ()), *((VIDEOS,) if clips else ())):
+        check_folder(output / kind)
 
 
 class _Writer:
-    """Writes the three pictures of an image; the label map last, with what it was made from in its PNG text."""
+    """Writes the three pictures of an image; the label map last, with what it was made from in its PNG text.
 
-    def __init__(self, output: Path, labels: LabelSet, network: str):
-        self._output, self._labels, self._network = output, labels, network
+    `frames`: whether a video's label maps are wanted.
+    """
+
+    def __init__(self, output: Path, labels: LabelSet, network: str, frames: bool):
+        self.output, self.labels, self.frames, self._network = output, labels, frames, network
         self._raw = raw_table(labels)
         self._palette = labels.colorize(np.arange(256, dtype=np.uint8)).ravel().tolist()
 
@@ -267,8 +191,30 @@ class _Writer:
 
     def __call__(self, source: Source, image: np.ndarray, label: np.ndarray) -> None:
         """`label`: train ids, uint8 (H, W)."""
-        self._save("overlays", source, Image.fromarray(figures.overlay(image, label, self._labels)))
+        self._save("overlays", source, Image.fromarray(figures.overlay(image, label, self.labels)))
         self._save("raw", source, Image.fromarray(self._raw[label]))
+        self._save_label(source, label)
+
+    def has_clip(self, clip: Clip) -> bool:
+        """Whether its overlay, to the end, and the label maps that are wanted are there, made by this network."""
+        try:
+            record = read_json(self.output / VIDEOS / f"{clip.name}.json")
+            same = record["made_from"] == self.made_from(clip) and record["whole"]
+            paths = [self.output / VIDEOS / record["video"]]
+            paths += [self._path("labels", _frame(clip, n)) for n in range(record["frames"] if self.frames else 0)]
+            return same and all(path.is_file() for path in paths)
+        except (ConfsegError, KeyError, TypeError):  # absent, or something else of that name
+            return False
+
+    def made_from(self, clip: Clip) -> str:
+        return self._token(Source(clip.name, clip.path))
+
+    def on_frame(self, clip: Clip, number: int, label: np.ndarray) -> None:
+        """`label`: train ids, uint8 (H, W)."""
+        if self.frames:
+            self._save_label(_frame(clip, number), label)
+
+    def _save_label(self, source: Source, label: np.ndarray) -> None:
         text = PngInfo()
         text.add_text(_TOKEN, self._token(source))
         picture = Image.fromarray(label)
@@ -281,11 +227,15 @@ class _Writer:
             picture.save(temporary, format="PNG", compress_level=1, **options)
 
     def _path(self, kind: str, source: Source) -> Path:
-        return self._output / kind / f"{source.name}.png"
+        return self.output / kind / f"{source.name}.png"
 
     def _token(self, source: Source) -> str:
         stat = source.path.stat()
         return hashlib.sha256(f"{self._network} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+
+
+def _frame(clip: Clip, number: int) -> Source:
+    return Source(f"{clip.name}/{number:06d}", clip.path)
 
 
 def raw_table(labels: LabelSet) -> np.ndarray:
@@ -321,36 +271,28 @@ class _Pictures:
 def _predict_all(sources: List[Source], predictors: List[Predictor], key: str, writer: _Writer, workers: int) -> int:
     """Read, label and write all of them, with a bounded number of images in memory; reports; the number of failures."""
     pictures, seconds, started = _Pictures(sources), _Seconds(), time.monotonic()
-    running: Deque[Tuple[int, np.ndarray, mx.nd.NDArray]] = deque()  # one image in flight per device
     writing: Deque[Future[None]] = deque()
 
-    def finish() -> None:
-        index, image, launched = running.popleft()
-        with seconds.add("network"):
-            label = launched.asnumpy()
-        writing.append(pool.submit(writer, sources[index], image, label))
-        with seconds.add("writing"):
-            while len(writing) > workers:
-                writing.popleft().result()
-        bar.update()
-
-    with ThreadPoolExecutor(workers, "confseg-write") as pool, progress.bar(len(sources), "predict", "image") as bar:
-        loaded = iter(EvalLoader(pictures, workers))
-        with contextlib.closing(loaded):
+    def read() -> Iterator[Tuple[int, np.ndarray]]:
+        with contextlib.closing(iter(EvalLoader(pictures, workers))) as loaded:
             while True:
                 with seconds.add("reading"):
                     index, image, _ = next(loaded, (None, None, None))
                 if index is None:
-                    break
+                    return
                 if image is None:
                     bar.update()
-                    continue
-                with seconds.add("network"):
-                    running.append((index, image, predictors[index % len(predictors)].launch(image)[key]))
-                if len(running) >= len(predictors):
-                    finish()
-        while running:
-            finish()
+                else:
+                    yield index, image
+
+    with ThreadPoolExecutor(workers, "confseg-write") as pool, progress.bar(len(sources), "predict", "image") as bar:
+        with contextlib.closing(read()) as images:
+            for index, image, labels in label_all(predictors, images):
+                writing.append(pool.submit(writer, sources[index], image, labels[key]))
+                with seconds.add("writing"):
+                    while len(writing) > workers:
+                        writing.popleft().result()
+                bar.update()
         with seconds.add("writing"):
             while writing:
                 writing.popleft().result()
@@ -358,11 +300,20 @@ def _predict_all(sources: List[Source], predictors: List[Predictor], key: str, w
     return len(pictures.problems)
 
 
+def _predict_clip(clip: Clip, predictors: List[Predictor], key: str, writer: _Writer) -> bool:
+    def on_frame(number: int, label: np.ndarray) -> None:
+        writer.on_frame(clip, number, label)
+
+    folder, made_from = writer.output / VIDEOS, writer.made_from(clip)
+    return predict_clip(clip, folder, predictors, key, writer.labels, made_from=made_from, on_frame=on_frame)
+
+
 def _report(total: int, problems: Dict[int, str], elapsed: float, seconds: _Seconds) -> None:
     written = total - len(problems)
     print(
         f"{written} images written in {elapsed:.1f} s ({written / elapsed:.2f} images/s); waited for the network "
-        f"{seconds.network:.1f} s, for reading {seconds.reading:.1f} s, for writing {seconds.writing:.1f} s"
+        f"{elapsed - seconds.reading - seconds.writing:.1f} s, for reading {seconds.reading:.1f} s, "
+        f"for writing {seconds.writing:.1f} s"
     )
     if problems:
         _log.error("%d of %d images could not be read:", len(problems), total)
@@ -370,90 +321,3 @@ def _report(total: int, problems: Dict[int, str], elapsed: float, seconds: _Seco
             _log.error("  %s", problem)
         if len(problems) > _FIRST:
             _log.error("  and %d more", len(problems) - _FIRST)
-
-
-def _open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tuple[SegmentationDataset, str]:
-    settings = run.config
-    root, source = find_root(settings.data.name, data_root)
-    if root is None:
-        results = run.folder / RESULTS_FILE
-        if results.is_file() and read_json(results)["dataset"]["source"] != "built-in":
-            raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
-        root = built_in_root(settings)
-    dataset = open_dataset(settings.data.name, root, split)
-    if not dataset.has_labels:
-        raise ConfsegError(f"{dataset.name}: the split {split!r} has no labels; choose another one")
-    if dataset.labels.classes != run.labels.classes:
-        raise ConfsegError(
-            f"{root}: its classes are not those that {run.folder} was trained on; give another --data-root"
-        )
-    return dataset, source
-
-
-def _manner(scales: Sequence[float], flip: bool) -> str:
-    return f"scales {', '.join(f'{scale:g}' for scale in scales)}, {'with' if flip else 'without'} flip"
-
-
-def _record(
-    run: TrainedRun,
-    dataset: SegmentationDataset,
-    source: str,
-    counted: Dict[str, ConfusionMatrix],
-    scales: Sequence[float],
-    flip: bool,
-) -> dict:
-    images = {"split": dataset.split, "images": len(dataset), "fingerprint": dataset.fingerprint()}
-    cells = {key: {"miou": matrix.mean_iou(), "counts": matrix.counts.tolist()} for key, matrix in counted.items()}
-    return {
-        "format": 1,
-        "name": run.config.name,
-        "seed": run.config.seed,
-        "dataset": {"name": dataset.name, "source": source, **images},
-        "scales": list(scales),
-        "flip": flip,
-        "classes": list(run.labels.classes),
-        "cells": cells,
-    }
-
-
-def _tables(run: TrainedRun, cells: List[Cell], counted: Dict[str, ConfusionMatrix]) -> str:
-    """The cells' scores, and IoU % per class, in label order; "-" for a class neither in the truth nor predicted."""
-
-    def percent(value: float) -> str:
-        return "-" if math.isnan(value) else f"{100 * value:.2f}"
-
-    matrices = [counted[cell.key] for cell in cells]
-    scores = [
-        [cell.key, cell.title, *map(percent, (matrix.mean_iou(), matrix.mean_recall(), matrix.pixel_accuracy()))]
-        for cell, matrix in zip(cells, matrices)
-    ]
-    truth = matrices[0].counts.sum(axis=1)
-    columns = [truth / truth.sum(), *(matrix.iou() for matrix in matrices)]
-    rows = [[name, *map(percent, values)] for name, *values in zip(run.labels.classes, *columns)]
-    rows.append(["mean", "", *(percent(matrix.mean_iou()) for matrix in matrices)])
-    headers = ["cell", "title", "mIoU %", "mean recall %", "pixel acc. %"]
-    return "\n\n".join(
-        tabulate(
-            table,
-            names,
-            tablefmt="pipe",
-            disable_numparse=True,
-            colalign=["left"] * left + ["right"] * (len(names) - left),
-        )
-        for table, names, left in ((scores, headers, 2), (rows, ["class", "pixels %", *counted], 1))
-    )
-
-
-@contextlib.contextmanager
-def _messages() -> Iterator[None]:
-    """The package's messages go to the screen, above the progress bar."""
-    logger, screen = logging.getLogger(__package__), progress.BarHandler()
-    screen.setFormatter(logging.Formatter("%(message)s"))
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(screen)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(screen)

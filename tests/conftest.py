@@ -1,8 +1,9 @@
-"""Settings that must hold before the first test module imports MXNet."""
+"""Settings that must hold before the first test module imports MXNet; a finished run, and the command."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,52 @@ def stub_driver(tmp_path_factory):
     command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", source]
     subprocess.run(list(map(str, command)), check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def run(cache, tmp_path_factory):
+    """A tiny finished run on the built-in street scenes."""
+    from test_end_to_end import command
+
+    folder = tmp_path_factory.mktemp("cityscapes") / "run"
+    kept = {k: v for k, v in os.environ.items() if k != "CITYSCAPES_DATASET"}
+    made = subprocess.run(
+        command("cityscapes", folder, "--cpu"),
+        env={**kept, "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root(run, cache):
+    (found,) = (cache / "gluon_confseg").iterdir()
+    return found
+
+
+@pytest.fixture
+def confseg(monkeypatch, capfd, cache, tmp_path):
+    """Run the command in this process: (exit code, standard output, standard error)."""
+    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.chdir(tmp_path)
+
+    from gluon_confseg import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["confseg", *map(str, arguments), "--cpu"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.err
+        return stop.value.code or 0, printed.out, printed.err
+
+    return call

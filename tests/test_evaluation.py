@@ -9,7 +9,7 @@ from gluon_confseg.data import open_dataset, synthetic
 from gluon_confseg.data.transforms import normalize
 from gluon_confseg.evaluation import evaluate
 from gluon_confseg.groups import ClassGroup
-from gluon_confseg.inference import Predictor, View
+from gluon_confseg.inference import Manner, Predictor, View
 from gluon_confseg.nn import ConfSegNet, Fusion, Subnet, get_encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,7 +38,8 @@ def predictor(network, device=None, scale=1.0, flip=False):
     encoder, subnets, fusion = network
     views = {"both": View(("zero", "one"), fusion), "alone": View(("one",))}
     named = dict(zip(("zero", "one"), subnets))
-    return Predictor(encoder, named, views, scale=scale, flip=flip, mean=MEAN, std=STD, device=device or mx.cpu(0))
+    options = {"scale": scale, "manner": Manner(flip=flip), "mean": MEAN, "std": STD, "device": device or mx.cpu(0)}
+    return Predictor(encoder, named, views, **options)
 
 
 def tables():

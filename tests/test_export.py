@@ -19,7 +19,7 @@ from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.data import open_dataset
 from gluon_confseg.data.transforms import normalize
 from gluon_confseg.errors import ConfsegError
-from gluon_confseg.export import Options, export, parse_size
+from gluon_confseg.export import Options, export
 from gluon_confseg.run import open_run
 
 SETTINGS = [*TINY, "subnet.stages=[0, -1]", "subnet.norm=batch"]
@@ -207,10 +207,3 @@ def test_errors_are_one_line(run, symbol, tmp_path, monkeypatch, capsys):
 def test_onnx_is_asked_for_and_not_installed(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "pip install -e '.[onnx]'" in refusal(monkeypatch, capsys, run, "--format", "onnx")
-
-
-def test_parse_size():
-    assert parse_size("512x1024") == (512, 1024)
-    for wrong in ("512", "512x", "0x4", "-1x4", "axb", "1x2x3", ""):
-        with pytest.raises(ConfsegError, match="--size"):
-            parse_size(wrong)

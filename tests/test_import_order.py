@@ -11,13 +11,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors packages places cuda files table tensor_files progress backend probes doctor labels paper confusion "
-    "groups config data nn checkpoint training inference evaluation run building results paper_tables figures page "
-    "reporting stages pipeline prediction official export labelmaps counting confusion_files comparing grouping cli"
+    "errors options packages places cuda files table tensor_files progress backend probes doctor labels paper "
+    "confusion groups config data nn checkpoint training inference evaluation run building results paper_tables "
+    "figures page reporting stages pipeline using video prediction evaluating official export labelmaps counting "
+    "confusion_files comparing grouping cli"
 ).split()
 WITHOUT_MXNET = (
-    "errors packages places cuda files table tensor_files progress probes doctor labels paper confusion groups config "
-    "data results paper_tables figures page official labelmaps counting confusion_files comparing grouping"
+    "errors options packages places cuda files table tensor_files progress probes doctor labels paper confusion "
+    "groups config data results paper_tables figures page official labelmaps counting confusion_files comparing "
+    "grouping"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,77 +1,22 @@
-"""A finished run on images and splits: what is written and where, resumed, refused; the official evaluator agrees."""
+"""confseg predict: what is written and where, skipped, refused; the official evaluator agrees."""
 
 import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_end_to_end import command
 
-from gluon_confseg import cli, figures, prediction, results
-from gluon_confseg.backend import mx
+from gluon_confseg import figures, prediction
 from gluon_confseg.confusion import ConfusionMatrix
-from gluon_confseg.data import open_dataset
-from gluon_confseg.data.transforms import normalize
 from gluon_confseg.errors import ConfsegError
-from gluon_confseg.groups import ClassGroup
-from gluon_confseg.inference import Predictor, View
 from gluon_confseg.labels import CAMVID, CITYSCAPES, LabelSet
-from gluon_confseg.nn import Fusion, Subnet, Upsample, get_encoder
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KINDS = ("labels", "raw", "overlays")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def run(cache, tmp_path_factory):
-    """A tiny finished run on the built-in street scenes."""
-    folder = tmp_path_factory.mktemp("cityscapes") / "run"
-    kept = {k: v for k, v in os.environ.items() if k != "CITYSCAPES_DATASET"}
-    made = subprocess.run(
-        command("cityscapes", folder, "--cpu"),
-        env={**kept, "XDG_CACHE_HOME": str(cache)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def root(run, cache):
-    (found,) = (cache / "gluon_confseg").iterdir()
-    return found
-
-
-@pytest.fixture
-def confseg(monkeypatch, capfd, cache, tmp_path):
-    """Run the command in this process: (exit code, standard output, standard error)."""
-    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["confseg", *map(str, arguments), "--cpu"])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capfd.readouterr()
-        assert "Traceback" not in printed.err
-        return stop.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture
@@ -166,38 +111,62 @@ def test_run_again_only_writes_what_is_missing_or_would_differ(confseg, run, ima
     assert again("--cell", "subnet0_ce", "--flip") == (0, 2)
     assert again("--cell", "subnet0_ce", "--flip", "--scales", "0.5,1") == (0, 2)
     assert again("--cell", "subnet0_ce", "--flip", "--scales", "0.5,1") == (2, 0)
+    assert again("--cell", "subnet0_ce", "--flip", "--scales", "0.5,1", "--window", "32x48") == (0, 2)
+    assert again("--cell", "subnet0_ce", "--flip", "--scales", "0.5,1", "--window", "32x48") == (2, 0)
 
 
 def test_every_picture_gets_a_map_of_its_size_and_the_others_are_named(confseg, run, tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    pictures = {"dot": (1, 1, 3), "grey": (33, 50), "alpha": (41, 19, 4), "long": (3, 200, 3)}
+    pictures = {"dot": (1, 1, 3), "grey": (33, 50), "alpha": (41, 19, 4), "long": (3, 200, 3), "palette": (30, 37)}
     for name, shape in pictures.items():
         cv2.imwrite(str(folder / f"{name}.png"), rng.integers(0, 256, shape, np.uint8))
+    palette = Image.fromarray(rng.integers(0, 8, (30, 37), np.uint8))
+    palette.putpalette(rng.integers(0, 256, 24, np.uint8).tolist())
+    palette.save(folder / "palette.png")
+    palette.convert("RGB").save(folder / "colours.png")
     cv2.imwrite(str(folder / "deep.png"), np.zeros((20, 20), np.uint16))
+    cv2.imwrite(str(folder / "colour16.png"), np.zeros((20, 20, 3), np.uint16))
     (folder / "half.png").write_bytes((folder / "grey.png").read_bytes()[:-20])
     (folder / "text.JPG").write_text("no picture")
     code, out, errors = confseg("predict", run, folder, "--output", "out", "--scales", "0.1,1", "--flip")
     assert code == 1
-    assert "4 images written" in out and "3 of 7 images could not be read" in errors
-    assert all(f"{folder}/{name}" in errors for name in ("deep.png", "half.png", "text.JPG"))
+    assert "6 images written" in out and "4 of 10 images could not be read" in errors
+    assert all(f"{folder}/{name}" in errors for name in ("deep.png", "colour16.png", "half.png", "text.JPG"))
+    assert errors.count("of 16 bits, not 8 bits a channel; convert it") == 2
+    assert (read("out/labels/palette.png") == read("out/labels/colours.png")).all()
     for name, shape in pictures.items():
         assert read(f"out/labels/{name}.png").shape == shape[:2]
-    assert len(written(Path("out"))) == 12
+    assert len(written(Path("out"))) == 18
+
+
+@pytest.mark.slow
+def test_4096x8192(confseg, run, images):
+    """About a minute: whole, and in windows."""
+    scene = cv2.imread(str(images / "part0" / "street.0.png"))
+    cv2.imwrite("large.png", cv2.resize(scene, (8192, 4096)))
+    for options in ((), ("--window", "1024x2048")):
+        code, out, _ = confseg("predict", run, "large.png", "--output", "out", "--cell", "subnet0_ce", *options)
+        assert code == 0 and "1 images written" in out
+        label = read("out/labels/large.png")
+        assert label.shape == (4096, 8192) and set(np.unique(label)) <= set(range(19))
 
 
 def test_user_mistakes(confseg, run, images, tmp_path):
     empty, file = tmp_path / "empty", tmp_path / "file"
     empty.mkdir()
     file.write_text("in the way")
+    (tmp_path / "raw").mkdir()
+    shutil.copy(images / "part0" / "street.0.png", tmp_path / "raw" / "a.png")
     refused(confseg("predict", images, images), images, "not a finished run")
     refused(confseg("predict", run, images, "--cell", "subnets"), "'subnets'", "subnet0_ce, subnets_ce")
     refused(confseg("predict", run, empty), empty, "no image found")
     refused(confseg("predict", run, empty / "none.png"), "none.png")
     refused(confseg("predict", run, images, "--output", file / "out"), file)
-    for scales in ("", "0", "1,x", "nan", "inf", "-1", "1,1.0", "1e9", "1,"):
-        refused(confseg("predict", run, images, "--scales", scales), "--scales", "0.75,1,1.25")
+    refused(confseg("predict", run, images, "--scales", "1,x"), "--scales", "0.75,1,1.25")
+    refused(confseg("predict", run, images, "--window", "64"), "--window 64", "--window 512x1024")
+    refused(confseg("predict", run, "raw/a.png", "--output", "."), "raw/a.png is where results go")
     refused(confseg("evaluate", tmp_path), "not a finished run")
     refused(confseg("evaluate", run, "--cell", "none"), "'none'", "subnet0_ce")
     refused(confseg("evaluate", run, "--scales", "0"), "--scales 0")
@@ -268,119 +237,3 @@ def test_raw_ids_are_the_data_set_s():
     assert prediction.raw_table(CAMVID)[:12].tolist() == [*range(11), 255]
     several = LabelSet("own", ("a", "b", "c"), ((1, 1, 1),) * 3, {9: 0, 4: 0, 7: 1, 255: 255})
     assert prediction.raw_table(several)[:4].tolist() == [4, 7, 255, 255]
-
-
-def test_evaluate_gives_the_run_s_own_numbers_and_writes_nothing(confseg, run):
-    before = written(run)
-    code, out, errors = confseg("evaluate", run)
-    found = results.read(run / "results.json")
-    assert code == 0 and "built-in data" in errors
-    assert "cityscapes val, 2 images (data root: built-in), scales 1, without flip" in out
-    for cell in found.cells:
-        row = next(line for line in out.splitlines() if line.startswith(f"| {cell.key} "))
-        assert [part.strip() for part in row.split("|")[2:4]] == [cell.title, f"{100 * cell.miou:.2f}"]
-    road = next(line for line in out.splitlines() if line.startswith("| road "))
-    assert [part.strip() for part in road.split("|")[3:-1]] == [f"{100 * cell.iou[0]:.2f}" for cell in found.cells]
-    assert written(run) == before and not list(Path().iterdir())
-
-
-def test_evaluate_another_split_at_several_scales(confseg, run, root):
-    options = ("--split", "train", "--data-root", root, "--cell", "subnets_new", "--cell", "subnet0_ce")
-    assert confseg("evaluate", run, *options, "--output", "one.json")[0] == 0
-    code, out, _ = confseg("evaluate", run, *options, "--scales", "0.5,1.5", "--flip", "--output", "several.json")
-    assert code == 0 and "train, 6 images (data root: option), scales 0.5, 1.5, with flip" in out
-    one, several = (json.loads(Path(f"{name}.json").read_text()) for name in ("one", "several"))
-    assert (
-        several["scales"] == [0.5, 1.5] and several["flip"] and list(several["cells"]) == ["subnets_new", "subnet0_ce"]
-    )
-    assert one["dataset"] == several["dataset"]
-    assert one["dataset"]["fingerprint"] == open_dataset("cityscapes", root, "train").fingerprint()
-    truth = {str(np.sum(cell["counts"], axis=1)) for each in (one, several) for cell in each["cells"].values()}
-    assert len(truth) == 1
-    assert one["cells"] != several["cells"]
-
-
-def test_built_in_images_do_not_stand_in_for_the_user_s(confseg, run, root, tmp_path):
-    shutil.copytree(run, tmp_path / "copy")
-    record = json.loads((run / "results.json").read_text())
-    record["dataset"]["source"] = "variable"
-    (tmp_path / "copy" / "results.json").write_text(json.dumps(record))
-    refused(confseg("evaluate", "copy"), "copy", "--data-root")
-    assert confseg("evaluate", "copy", "--data-root", root, "--cell", "subnet0_ce")[0] == 0
-    classes = json.loads((run / "labels.json").read_text())
-    classes["classes"][0] = "street"
-    (tmp_path / "copy" / "labels.json").write_text(json.dumps(classes))
-    refused(confseg("evaluate", "copy", "--data-root", root), "classes are not those")
-
-
-def _without_a_favourite(encoder, subnet):
-    """A random head prefers one class everywhere: take each class's mean score off."""
-    logits = subnet(*subnet.inputs(encoder(mx.nd.array(normalize(colourful(), MEAN, STD)[None]))))
-    bias = [value for name, value in subnet.collect_params().items() if name.endswith("bias")][-1]
-    bias.set_data(-logits.mean(axis=(0, 2, 3)))
-
-
-@pytest.fixture(scope="module")
-def network():
-    mx.random.seed(2)
-    encoder = get_encoder("small", ctx=[mx.cpu()])
-    subnets = [Subnet(outputs, channels=8, dilation=2) for outputs in (11, 4)]
-    for subnet in subnets:
-        subnet.initialize(mx.init.Normal(1))
-        _without_a_favourite(encoder, subnet)
-    fusion = Fusion([ClassGroup((2, 5, 7), "test")], 11)
-    fusion.initialize()
-    return encoder, subnets, fusion
-
-
-def predictor(network, **options):
-    encoder, subnets, fusion = network
-    views = {"both": View(("zero", "one"), fusion), "alone": View(("zero",))}
-    named = dict(zip(("zero", "one"), subnets))
-    return Predictor(encoder, named, views, mean=MEAN, std=STD, device=mx.cpu(), **options)
-
-
-def colourful():
-    """Patches of colours, 48x80."""
-    patches = np.random.default_rng(1).integers(0, 256, (6, 10, 3), np.uint8)
-    return cv2.resize(patches, (80, 48), interpolation=cv2.INTER_NEAREST)
-
-
-def test_one_scale_is_a_working_scale_and_multiplies_it(network):
-    image = colourful()
-    for flip in (False, True):
-        plain = predictor(network, scale=0.5, flip=flip)(image)
-        for other in (
-            predictor(network, scale=1.0, scales=(0.5,), flip=flip),
-            predictor(network, scale=0.25, scales=(2,), flip=flip),
-            predictor(network, scale=0.5).augmented(scales=(1,), flip=flip),
-        ):
-            for key, label in other(image).items():
-                np.testing.assert_array_equal(label, plain[key])
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_several_scales_add_probabilities_at_the_image_s_size(network, flip):
-    image = colourful()
-    encoder, subnets, fusion = network
-    pictures = [cv2.resize(image, (40, 24), interpolation=cv2.INTER_AREA), image]
-    pictures.append(cv2.resize(image, (120, 72), interpolation=cv2.INTER_LINEAR))
-
-    def probabilities(picture, head):
-        x = mx.nd.array(normalize(np.ascontiguousarray(picture), MEAN, STD)[None])
-        features = encoder(x)
-        logits = [subnet(*subnet.inputs(features)) for subnet in subnets]
-        scores = fusion(*logits) if head == "both" else logits[0]
-        upsample = Upsample(11, encoder.output_stride)
-        upsample.initialize()
-        found = upsample(scores, x).softmax(axis=1)
-        return mx.nd.contrib.BilinearResize2D(found, height=48, width=80, align_corners=False).asnumpy()[0]
-
-    found = predictor(network, scale=1.0, scales=(0.5, 1, 1.5), flip=flip)(image)
-    single = predictor(network, scale=1.0, flip=flip)(image)
-    for head in ("both", "alone"):
-        expected = sum(probabilities(picture, head) for picture in pictures)
-        if flip:
-            expected = expected + sum(probabilities(picture[:, ::-1], head) for picture in pictures)[:, :, ::-1]
-        assert (found[head] == expected.argmax(axis=0)).mean() > 0.999  # the mirrored half is added in another order
-        assert (found[head] != single[head]).mean() > 0.05

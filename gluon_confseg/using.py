@@ -1,0 +1,79 @@
+"""What `confseg predict` and `confseg evaluate` share: a finished run's networks, how they are used, messages."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from . import __version__, progress
+from .building import make_predictors, make_view, needed_heads
+from .config import Cell
+from .confusion import ConfusionMatrix
+from .errors import ConfsegError
+from .files import read_json
+from .inference import Manner, Predictor
+from .run import CONFUSION_FILE, TrainedRun, manifest_path, read_groups
+
+
+def make_manner(
+    run: TrainedRun, scales: Sequence[float], flip: bool, window: Optional[Tuple[int, int]] = None
+) -> Manner:
+    """How the user wants a run's network used: `flip` and `window` are the config's where they are not given."""
+    settings = run.config.evaluation
+    return Manner(tuple(scales), flip or settings.flip, window or settings.window)
+
+
+def cell_predictors(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> List[Predictor]:
+    """One predictor per device, with a view per cell."""
+    found = read_groups(run)
+    matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
+    frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
+    return make_predictors(
+        run,
+        needed_heads(tuple(cells), len(found)),
+        found,
+        lambda: {cell.key: make_view(cell, found, run.num_classes, frequency) for cell in cells},
+        manner,
+    )
+
+
+def network_digest(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> str:
+    """What label maps depend on besides the image: the same for the same networks, used in the same way."""
+    stages = [read_json(manifest_path(run.folder, stage)) for stage in ("baseline", "confusion", "groups", "subnets")]
+    used = {
+        "version": __version__,
+        "files": [stage["outputs"] for stage in stages],
+        "cells": [cell.model_dump(exclude={"title", "role"}) for cell in cells],
+        "manner": str(manner),
+        "scale": run.config.data.scale,
+        "augment": run.config.augment.model_dump(include={"mean", "std"}),
+        "labels": repr((run.labels, sorted(run.labels.raw_ids.items()))),
+    }
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
+
+
+def check_folder(folder: Path) -> None:
+    """Make an output folder; ConfsegError where it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfsegError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """The package's messages go to the screen, above the progress bar."""
+    logger, screen = logging.getLogger(__package__), progress.BarHandler()
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(screen)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(screen)
