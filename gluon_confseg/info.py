@@ -127,7 +127,8 @@ def table(network: Described, size: Tuple[int, int]) -> str:
         lines.append((part.title, *figures, *(f"{value / _MEGA:,.1f}" for value in memory)))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     rows = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join([_headline(network, size), "", *rows, "", *network.remarks, *_NOTES])
+    remarks = network.remarks if network.cell.subnets is not None else []
+    return "\n".join([_headline(network, size), "", *rows, "", *remarks, *_NOTES])
 
 
 _NOTES = (

@@ -258,6 +258,17 @@ def test_subnets_of_groups_are_fused_with_the_head_and_hybridized_is_the_same(mo
         close(network(x), scores, 1e-4)
 
 
+def test_a_resnest_trains_at_any_size():
+    encoder = get_encoder("gluoncv", model="deeplab_resnest50_ade", frozen_batchnorm=True)
+    encoder.hybridize(static_alloc=True)
+    for height, width in ((32, 48), (41, 40)):
+        with mx.autograd.record():
+            total = encoder(image(height, width))[-1].mean()
+        total.backward()
+        gradient = encoder.stem[0][0].weight.grad().asnumpy()
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
 # the whole chain
 
 

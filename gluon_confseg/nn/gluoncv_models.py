@@ -125,13 +125,17 @@ class WideResNetHead(GluonCVHead):
 
 
 class SegmentationEncoder(ResNetEncoder):
-    """The encoder of GluonCV's FCN, PSPNet or DeepLabV3 `model`, whose head `new_head` gives."""
+    """The encoder of GluonCV's FCN, PSPNet or DeepLabV3 `model`, whose head `new_head` gives.
+
+    A ResNeSt trains without its DropBlock, which GluonCV builds for feature maps of one size.
+    """
 
     _HEADS = {"fcn": FCNHead, "psp": PSPHead, "deeplab": DeepLabHead}
 
     def __init__(self, model: str):
         kind, backbone, _ = model.split("_")
         super().__init__(partial(import_gluoncv().model_zoo.segbase.get_backbone, backbone))
+        self.apply(partial(import_gluoncv().nn.dropblock.set_drop_prob, 0))
         self._head = self._HEADS[kind]
         self.classifier = f"{backbone}_v1s" if backbone.startswith("resnet") else backbone
 
