@@ -8,7 +8,7 @@ import numpy as np
 
 from . import groups
 from .backend import mx, settle
-from .config import LOSS_SETTINGS, Cell, Loss, Schedule, Subnet
+from .config import LOSS_SETTINGS, Cell, Config, Loss, Schedule
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
@@ -25,6 +25,7 @@ from .nn import (
     PixelCrossEntropy,
     class_weights,
     get_encoder,
+    gluoncv_models,
 )
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
@@ -108,25 +109,29 @@ def _seed_for(run: Run, name: str) -> None:
 def new_encoder(run: Run) -> mx.gluon.HybridBlock:
     settings = run.config.encoder
     _seed_for(run, "encoder")
-    encoder = get_encoder(
-        settings.name, frozen_batchnorm=settings.frozen_batchnorm, weights=settings.weights, ctx=run.devices
-    )
+    encoder = get_encoder(**settings.model_dump(), ctx=run.devices)
     encoder.hybridize(static_alloc=True)
     return encoder
 
 
 def load_encoder(run: TrainedRun, devices: List[mx.Context]) -> mx.gluon.HybridBlock:
     """The baseline's encoder with every parameter fixed, BatchNorm statistics included (paper section 4.1)."""
-    encoder = get_encoder(run.config.encoder.name, frozen_batchnorm=True, ctx=devices)
+    settings = run.config.encoder
+    encoder = get_encoder(settings.name, model=settings.model, frozen_batchnorm=True, ctx=devices)
     load_parameters(encoder, run.folder / ENCODER_FILE, devices)
     encoder.collect_params().setattr("grad_req", "null")
     encoder.hybridize()
     return encoder
 
 
-def _new_subnet(run: TrainedRun, name: HeadName, found: List[groups.ClassGroup]) -> SubnetBlock:
-    settings: Subnet = run.config.subnet if name.subnet else run.config.subnet0
-    outputs = len(found[name.subnet - 1].classes) + 1 if name.subnet else run.num_classes
+def make_subnet(
+    config: Config, subnet: int, num_classes: int, found: List[groups.ClassGroup], encoder: mx.gluon.HybridBlock
+) -> mx.gluon.HybridBlock:
+    """Subnet 0, which is the encoder's own head where it has one, or that of a group (1..M), not initialised."""
+    if not subnet and hasattr(encoder, "new_head"):
+        return encoder.new_head(num_classes)
+    settings = config.subnet if subnet else config.subnet0
+    outputs = len(found[subnet - 1].classes) + 1 if subnet else num_classes
     return SubnetBlock(outputs, **settings.model_dump(exclude={"weights"}))
 
 
@@ -139,7 +144,7 @@ def new_head(
     found: Optional[List[groups.ClassGroup]] = None,
 ) -> Head:
     """A head ready to train: at random, or, for a second-stage subnet 0, from the baseline's head."""
-    subnet = _new_subnet(run, name, found or [])
+    subnet = make_subnet(run.config, name.subnet, run.num_classes, found or [], encoder)
     _seed_for(run, str(name))
     subnet.initialize(mx.init.MSRAPrelu(slope=0), ctx=run.devices)
     features = encoder(mx.nd.zeros((1, 3, 32, 32), ctx=run.devices[0]))
@@ -149,8 +154,8 @@ def new_head(
     if name.subnet == 0 and name.loss != BASELINE:
         load_parameters(subnet, run.folder / HeadName(0, BASELINE).file, run.devices)
         rate = run.config.subnets.finetune_learning_rate
-    elif name.subnet == 0 and run.config.subnet0.weights is not None:
-        _load_subnet0(subnet, run.config.subnet0.weights, run.devices)
+    elif name.subnet == 0:
+        _load_subnet0(subnet, run.config, run.devices)
     if encoder.output_stride % schedule.loss_stride:
         raise ConfsegError(
             f"loss_stride: {schedule.loss_stride} does not divide the encoder's output stride {encoder.output_stride}"
@@ -163,10 +168,20 @@ def new_head(
     return Head(str(name), block, make_trainer(subnet, schedule), rate, label_table(mapping))
 
 
-def _load_subnet0(subnet: SubnetBlock, path: str, devices: List[mx.Context]) -> None:
-    if is_released_checkpoint(path):
+def _load_subnet0(subnet: mx.gluon.HybridBlock, config: Config, devices: List[mx.Context]) -> None:
+    """The baseline's subnet 0 from subnet0.weights, or from encoder.weights, where these are of a whole model."""
+    path = config.subnet0.weights
+    if isinstance(subnet, gluoncv_models.GluonCVHead):
+        whole = config.encoder.weights if config.encoder.weights != "imagenet" else None
+        path = path or (whole and gluoncv_models.weights_file(str(config.encoder.model), whole))
+        if path and gluoncv_models.load_head(subnet, path, devices):
+            return
+        if config.subnet0.weights or not config.baseline.epochs:
+            raise ConfsegError(f"{path or config.encoder.weights} holds no head; give one in subnet0.weights")
+        _log.info("subnet 0 is the head of %s, at random", config.encoder.model)
+    elif path is not None and is_released_checkpoint(path):
         load_head(subnet, path)
-    else:
+    elif path is not None:
         load_parameters(subnet, path, devices)
 
 
@@ -191,17 +206,24 @@ def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSeg
     names = [HeadName(0, cell.subnet0)]
     if cell.subnets is not None:
         names += [HeadName(m, cell.subnets) for m in range(1, len(found) + 1)]
-    subnets = [_load_subnet(run, name, found, device) for name in names]
+    encoder = load_encoder(run, [device])
+    subnets = [_load_subnet(run, name, found, encoder, device) for name in names]
     merged = MergedSubnets(subnets)
     merged.copy_values(subnets)
-    network = ConfSegNet(load_encoder(run, [device]), merged, fusion)
+    network = ConfSegNet(encoder, merged, fusion)
     fusion.initialize(ctx=device)
     network.upsample.initialize(ctx=device)
     return network
 
 
-def _load_subnet(run: TrainedRun, name: HeadName, found: List[groups.ClassGroup], device: mx.Context) -> SubnetBlock:
-    subnet = _new_subnet(run, name, found)
+def _load_subnet(
+    run: TrainedRun,
+    name: HeadName,
+    found: List[groups.ClassGroup],
+    encoder: mx.gluon.HybridBlock,
+    device: mx.Context,
+) -> mx.gluon.HybridBlock:
+    subnet = make_subnet(run.config, name.subnet, run.num_classes, found, encoder)
     load_parameters(subnet, run.folder / name.file, [device])
     subnet.hybridize()
     return subnet
@@ -218,7 +240,8 @@ def make_predictors(
     manner = manner or Manner(flip=run.config.evaluation.flip, window=run.config.evaluation.window)
     predictors = []
     for device in run.devices:
-        subnets = {str(name): _load_subnet(run, name, found, device) for name in names}
+        encoder = load_encoder(run, [device])
+        subnets = {str(name): _load_subnet(run, name, found, encoder, device) for name in names}
         made = views()
         for view in made.values():
             if view.fusion is not None:
@@ -226,7 +249,7 @@ def make_predictors(
         augment = run.config.augment
         predictors.append(
             Predictor(
-                load_encoder(run, [device]),
+                encoder,
                 subnets,
                 made,
                 scale=run.config.data.scale,

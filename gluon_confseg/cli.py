@@ -22,8 +22,19 @@ FLIP_HELP = "Add the left-right flipped image. Default: as in the run's config."
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def cli() -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    metavar="FILE.py",
+    multiple=True,
+    help="Run this Python file first; it registers a network of your own (see gluon_confseg/nn/encoders.py).",
+)
+def cli(plugins: Tuple[str, ...]) -> None:
     """Find out which classes a segmentation network confuses, and remove the confusion (Geng et al. 2018)."""
+    for path in plugins:
+        from .nn.plugins import run_plugin
+
+        run_plugin(path)
 
 
 @cli.command()
@@ -287,6 +298,26 @@ def groups(
     output = output or str(Path(matrix).parent / "groups")
     limits = {"threshold": threshold, "max_group_size": max_group_size, "max_groups": max_groups or None}
     grouping.find_groups(matrix, classes=classes, output=output, source=source, **limits)
+
+
+@cli.command()
+@click.argument("network", metavar="NETWORK")
+@click.option("--size", required=True, metavar="HxW", help="Size of the network's input.")
+@click.option("--cell", metavar="KEY", help="Cell of the result table. Default: the paper's last one.")
+@click.option("--data-root", metavar="DIR", help="The data set; wanted only for a config of data.name: folders.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of the config.")
+def info(network: str, size: str, cell: Optional[str], data_root: Optional[str], overrides: Tuple[str, ...]) -> None:
+    """Print what a network costs: parameters, multiply-adds, memory, for encoder and each subnet.
+
+    NETWORK is a config, as for confseg run, which needs no weights, or a finished run's folder.
+    """
+    is_run = Path(network).is_dir()
+    path = Path(network) if is_run else config_path(network)
+    from . import info as describing
+    from .options import parse_size
+
+    described = describing.describe(path, is_run=is_run, cell=cell, overrides=overrides, data_root=data_root)
+    print(describing.table(described, parse_size(size)))
 
 
 def config_path(name: str) -> Path:

@@ -61,11 +61,25 @@ class Augment(Section):
 
 
 class Encoder(Section):
-    """`weights`: null (random), "imagenet" (GluonCV's model store) or a file: see nn/weights.py and nn/resnet38.py."""
+    """`weights`: null (random), "imagenet" (GluonCV's model store) or a file: see nn/weights.py and nn/resnet38.py.
+
+    `name: gluoncv` with `model`, one of GluonCV's segmentation models: its encoder, and its head as subnet 0, whose
+    weights (a .params file of the model, or "pretrained": the model store's) fill both: see nn/gluoncv_models.py. A
+    network of your own, by --plugin: see nn/encoders.py.
+    """
 
     name: str = "small"
+    model: Optional[str] = None
     weights: Optional[str] = None
     frozen_batchnorm: bool = False
+
+    @model_validator(mode="after")
+    def _model(self) -> "Encoder":
+        if (self.name == "gluoncv") != (self.model is not None):
+            raise ValueError(
+                "model names a segmentation model of GluonCV's; it goes with name: gluoncv, and only there"
+            )
+        return self
 
 
 class Subnet(Section):
@@ -236,7 +250,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _weights(self) -> "Config":
-        if self.baseline.epochs == 0 and None in (self.encoder.weights, self.subnet0.weights):
+        # gluoncv: the weights may be of the whole model; where they are not, the first stage says so
+        head = self.subnet0.weights is not None or self.encoder.name == "gluoncv"
+        if self.baseline.epochs == 0 and not (self.encoder.weights and head):
             raise ValueError("baseline.epochs: 0 trains nothing, so it wants encoder.weights and subnet0.weights")
         return self
 

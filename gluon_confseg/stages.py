@@ -29,6 +29,7 @@ from .evaluation import evaluate
 from .files import write_npz, write_text
 from .inference import View
 from .nn import PixelCrossEntropy
+from .nn.plugins import encoder_digest
 from .reporting import Samples, report
 from .run import (
     BASELINE,
@@ -212,7 +213,9 @@ def _dump(config: Config, *sections: str) -> Dict[str, Any]:
 
 def _baseline_settings(config: Config) -> Dict[str, Any]:
     data = {key: getattr(config.data, key) for key in ("name", "train_split", "scale")}
-    return {"data": data, **_dump(config, "encoder", "subnet0", "augment", "baseline", "seed")}
+    plugin = encoder_digest(config.encoder.name)
+    plugins = {"plugin": plugin} if plugin else {}
+    return {"data": data, **_dump(config, "encoder", "subnet0", "augment", "baseline", "seed"), **plugins}
 
 
 def _confusion_settings(config: Config) -> Dict[str, Any]:

@@ -132,7 +132,8 @@ def test_seed_decides_the_weights():
 def test_unknown_encoder():
     with pytest.raises(ConfsegError) as caught:
         get_encoder("resnet19")
-    assert str(caught.value) == f"encoder.name: unknown encoder 'resnet19'; there are {', '.join(ENCODERS)}"
+    there_are = f"there are {', '.join(ENCODERS)}; one of your own wants confseg --plugin FILE.py"
+    assert str(caught.value) == f"encoder.name: unknown encoder 'resnet19'; {there_are}"
 
 
 def test_weights_from_a_file(tmp_path):

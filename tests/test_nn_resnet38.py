@@ -11,8 +11,9 @@ import pytest
 
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
-from gluon_confseg.nn import ResNet38Encoder, Subnet, get_encoder
+from gluon_confseg.nn import ResNet38Encoder, Subnet, get_encoder, resnet38
 from gluon_confseg.nn.resnet38 import is_released_checkpoint, load_encoder, load_head, save_checkpoint
+from gluon_confseg.tensor_files import read_tensors
 
 TABLE = Path(__file__).parent / "data" / "resnet38_a1_parameters.tsv"
 ROWS = [line.split("\t") for line in TABLE.read_text().splitlines() if not line.startswith("#")]
@@ -277,13 +278,19 @@ def test_batchnorm_statistics_are_global_where_frozen_and_the_batchs_otherwise(b
 # files that are not what they should be
 
 
+@pytest.fixture(scope="module")
+def arrays(checkpoint):
+    """What the reader gives: the values as NumPy arrays by name."""
+    return read_tensors(checkpoint)
+
+
 def changed(values, change):
     result = dict(values)
     for name, shape in change.items():
         if shape is None:
             del result[name]
         else:
-            result[name] = mx.nd.zeros(shape)
+            result[name] = np.zeros(shape, np.float32)
     return result
 
 
@@ -305,9 +312,9 @@ def changed(values, change):
         ),
     ],
 )
-def test_names_and_shapes_that_do_not_match(bare, values, checkpoint, monkeypatch, change, message):
-    contents = changed(values, change)
-    monkeypatch.setattr(mx.nd, "load", lambda path: contents)  # without writing 0.5 GB each time
+def test_names_and_shapes_that_do_not_match(bare, arrays, checkpoint, monkeypatch, change, message):
+    contents = changed(arrays, change)
+    monkeypatch.setattr(resnet38, "read_tensors", lambda path: contents)  # without writing 0.5 GB each time
     with pytest.raises(ConfsegError) as caught:
         load_encoder(bare, checkpoint)
     assert str(caught.value).startswith(f"{checkpoint} is not a checkpoint of this ResNet-38: arrays {message}")
@@ -330,9 +337,9 @@ def test_names_and_shapes_that_do_not_match(bare, values, checkpoint, monkeypatc
         ),
     ],
 )
-def test_head_that_does_not_match(values, checkpoint, monkeypatch, outputs, change, message):
-    contents = changed({name: values[name] for name in HEAD}, change)
-    monkeypatch.setattr(mx.nd, "load", lambda path: contents)
+def test_head_that_does_not_match(arrays, checkpoint, monkeypatch, outputs, change, message):
+    contents = changed({name: arrays[name] for name in HEAD}, change)
+    monkeypatch.setattr(resnet38, "read_tensors", lambda path: contents)
     subnet = Subnet(outputs)
     subnet.initialize()
     subnet.infer_shape(mx.nd.zeros((1, 4096, 1, 1)))
@@ -347,9 +354,9 @@ def test_subnet_that_is_not_built_like_the_released_head(checkpoint, options):
         load_head(Subnet(19, **options), checkpoint)
 
 
-def test_a_head_for_other_classes_is_left_to_its_subnet(bare, values, checkpoint, monkeypatch, caplog):
-    contents = {name.replace("linear19", "linear21"): value for name, value in values.items()}
-    monkeypatch.setattr(mx.nd, "load", lambda path: contents)
+def test_a_head_for_other_classes_is_left_to_its_subnet(arrays, checkpoint, monkeypatch, caplog):
+    contents = {name.replace("linear19", "linear21"): value for name, value in arrays.items()}
+    monkeypatch.setattr(resnet38, "read_tensors", lambda path: contents)
     fresh = ResNet38Encoder()
     fresh.initialize(mx.init.Zero())
     with caplog.at_level("INFO"):
@@ -358,21 +365,51 @@ def test_a_head_for_other_classes_is_left_to_its_subnet(bare, values, checkpoint
     assert caplog.messages == [f"{checkpoint}: 191 arrays are the encoder's; the head's are {head}"]
 
 
+@pytest.mark.parametrize("name", ["arg:conv1a_weight", "aux:bn7_moving_var"])
+def test_values_that_are_not_finite_are_refused_and_nothing_is_changed(bare, arrays, checkpoint, monkeypatch, name):
+    broken = np.array(arrays[name])
+    broken.flat[-1] = np.nan
+    monkeypatch.setattr(resnet38, "read_tensors", lambda path: {**arrays, name: broken})
+    with pytest.raises(ConfsegError, match=f"{name} holds values that are not finite$"):
+        load_encoder(bare, checkpoint)
+    assert not any(p.data().asnumpy().any() for name, p in bare.collect_params().items() if name.endswith("weight"))
+
+
+def test_mxnets_own_reader_is_never_given_the_file(checkpoint, head, monkeypatch):
+    def refuse(path):
+        raise AssertionError("mx.nd.load crashes on hostile files")
+
+    monkeypatch.setattr(mx.nd, "load", refuse)
+    assert is_released_checkpoint(checkpoint)
+    subnet = Subnet(19)
+    subnet.initialize()
+    load_head(subnet, checkpoint)
+    assert (subnet.classifier.weight.data() == head.classifier.weight.data()).asnumpy().all()
+
+
 def test_files_that_are_no_checkpoint(bare, checkpoint, tmp_path):
     path = tmp_path / "some.params"
     with pytest.raises(ConfsegError, match="^weights file .* does not exist$"):
         load_encoder(bare, path)
     with open(checkpoint, "rb") as whole:
         beginning = whole.read(100000)
-    for content in (b"", b"these are no weights", beginning):
+    for content, reason in (
+        (b"", "it is neither a .params"),
+        (b"these are no weights", "it is neither a .params"),
+        (beginning, "it claims more data than it has"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(ConfsegError, match="is not a whole file of MXNet arrays: [^\n]+$"):
-            load_encoder(bare, path)
-    for arrays in ({"conv1a.weight": mx.nd.zeros(2)}, [mx.nd.zeros(2)]):
-        mx.nd.save(str(path), arrays)
-        with pytest.raises(ConfsegError, match="no array in it is named arg:... or aux:...$"):
+        with pytest.raises(ConfsegError, match=f"does not hold the weights of this network: {reason}[^\n]+$"):
             load_encoder(bare, path)
         assert not is_released_checkpoint(path)
+    mx.nd.save(str(path), {"conv1a.weight": mx.nd.zeros(2)})
+    with pytest.raises(ConfsegError, match="no array in it is named arg:... or aux:...$"):
+        load_encoder(bare, path)
+    assert not is_released_checkpoint(path)
+    mx.nd.save(str(path), [mx.nd.zeros(2)])
+    with pytest.raises(ConfsegError, match="its arrays have no names"):
+        load_encoder(bare, path)
+    assert not is_released_checkpoint(path)
     assert is_released_checkpoint(checkpoint)
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gluon_confseg.backend import import_gluoncv, mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.nn import get_encoder, weights
-from gluon_confseg.nn.encoders import ResNetEncoder
+from gluon_confseg.nn.gluoncv_models import resnet_encoder
 from gluon_confseg.nn.weights import load_imagenet, load_parameters, load_weights
 from gluon_confseg.tensor_files import read_tensors
 
@@ -212,7 +212,7 @@ def assert_same_features(encoder, network, image):
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_name_map_is_complete(name):
     shapes = torchvision_shapes(name)
-    parameters = ResNetEncoder(name)._collect_params_with_prefix()
+    parameters = resnet_encoder(name)._collect_params_with_prefix()
     found, rest = weights._match(shapes, parameters)
     assert set(found) == set(parameters) and len(set(found.values())) == len(parameters)
     assert all(EXPECTED_REST.fullmatch(key) and weights._is_expected(key) for key in rest)
@@ -230,7 +230,7 @@ def test_the_state_dict_has_torchvisions_size(name, count):
 
 
 def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
-    encoder = ResNetEncoder("resnet50_v1b")
+    encoder = resnet_encoder("resnet50_v1b")
     first = encoder.layer2[0]
     assert [c._kwargs["stride"] for c in (first.conv1, first.conv2, first.conv3)] == [(1, 1), (2, 2), (1, 1)]
     assert encoder.stem[1]._kwargs["eps"] == first.bn1._kwargs["eps"] == 1e-5  # torch's

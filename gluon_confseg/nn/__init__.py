@@ -1,11 +1,12 @@
 """HybridBlocks of the method: encoders, subnets, fusion, the whole network, and the losses."""
 
 from .competing_losses import FocalLoss, LogitAdjustedCrossEntropy, LossMaxPooling, OhemCrossEntropy
-from .encoders import ENCODERS, SmallEncoder, get_encoder
+from .encoders import ENCODERS, SmallEncoder, get_encoder, make_encoder
 from .fusion import Fusion
 from .losses import ConfusionCrossEntropy, PixelCrossEntropy
 from .merged import MergedSubnets
 from .network import ConfSegNet
+from .plugins import register_encoder
 from .resnet38 import ResNet38Encoder
 from .subnet import Subnet
 from .upsample import Upsample
@@ -26,4 +27,6 @@ __all__ = [
     "Subnet",
     "Upsample",
     "get_encoder",
+    "make_encoder",
+    "register_encoder",
 ]

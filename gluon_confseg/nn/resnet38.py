@@ -13,7 +13,9 @@ from typing import Dict, List, NamedTuple, Tuple, Union
 from ..backend import mx
 from ..errors import ConfsegError
 from ..files import atomic_path
+from ..tensor_files import Tensors, Unreadable, read_tensors, refusal, shown
 from .subnet import Subnet
+from .weights import fitted_value
 
 nn = mx.gluon.nn
 
@@ -62,8 +64,8 @@ def _convolution(name: str, in_channels: int, channels: int, kernel: int, stride
     )
 
 
-def _batchnorm(name: str, channels: int, frozen: bool):
-    return nn.BatchNorm(epsilon=_EPSILON, use_global_stats=frozen, in_channels=channels, prefix=f"{name}_")
+def _batchnorm(name: str, channels: int):
+    return nn.BatchNorm(epsilon=_EPSILON, in_channels=channels, prefix=f"{name}_")
 
 
 class _PreActivationBlock(mx.gluon.HybridBlock):
@@ -72,20 +74,20 @@ class _PreActivationBlock(mx.gluon.HybridBlock):
     The 1x1 projection reads the first BN-ReLU's output; dropout, in training, stands before the last convolution.
     """
 
-    def __init__(self, block: _Block, in_channels: int, *, frozen: bool):
+    def __init__(self, block: _Block, in_channels: int):
         super().__init__(prefix="")  # parameters keep the names of the checkpoint
         name, out_channels = block.name, block.channels[-1]
         inputs = (in_channels, *block.channels)
         with self.name_scope():
             self.preactivation = nn.HybridSequential(prefix="")
-            self.preactivation.add(_batchnorm(f"bn{name}_{_BRANCHES[0]}", in_channels, frozen), nn.Activation("relu"))
+            self.preactivation.add(_batchnorm(f"bn{name}_{_BRANCHES[0]}", in_channels), nn.Activation("relu"))
             self.shortcut = None
             if block.stride != 1 or in_channels != out_channels:
                 self.shortcut = _convolution(f"res{name}_branch1", in_channels, out_channels, 1, block.stride)
             self.body = nn.HybridSequential(prefix="")
             for i, (branch, kernel, dilation) in enumerate(zip(_BRANCHES, block.kernels, block.dilations)):
                 if i:
-                    self.body.add(_batchnorm(f"bn{name}_{branch}", inputs[i], frozen), nn.Activation("relu"))
+                    self.body.add(_batchnorm(f"bn{name}_{branch}", inputs[i]), nn.Activation("relu"))
                 if block.dropout and i == len(block.kernels) - 1:
                     self.body.add(nn.Dropout(block.dropout))
                 stride = 1 if i else block.stride
@@ -109,7 +111,7 @@ class ResNet38Encoder(mx.gluon.HybridBlock):
     output_stride = 8
     stages = 4
 
-    def __init__(self, *, frozen_batchnorm: bool = False):
+    def __init__(self):
         super().__init__()
         with self.name_scope():
             self.conv1a = _convolution("conv1a", 3, 64, 3)
@@ -117,10 +119,10 @@ class ResNet38Encoder(mx.gluon.HybridBlock):
             for index, blocks in enumerate(_STAGES, 1):
                 stage = nn.HybridSequential(prefix="")
                 for block in blocks:
-                    stage.add(_PreActivationBlock(block, channels, frozen=frozen_batchnorm))
+                    stage.add(_PreActivationBlock(block, channels))
                     channels = block.channels[-1]
                 setattr(self, f"stage{index}", stage)
-            self.stage4.add(_batchnorm("bn7", channels, frozen_batchnorm), nn.Activation("relu"))
+            self.stage4.add(_batchnorm("bn7", channels), nn.Activation("relu"))
 
     def hybrid_forward(self, F, x):
         first = self.stage1(self.conv1a(x))
@@ -142,7 +144,7 @@ def load_encoder(encoder: ResNet38Encoder, path: Union[str, Path]) -> None:
     """Fill an initialised encoder from a released checkpoint; the names of its head are logged, being subnet 0's.
 
     Raises ConfsegError for a file that is missing or damaged, and for a parameter or array without counterpart or of
-    another shape; then nothing is changed.
+    another shape or not finite; then nothing is changed.
     """
     values = _read(path)
     head = [name for name in values if _HEAD.fullmatch(name)]
@@ -188,22 +190,16 @@ def _head_parameters(subnet: Subnet) -> Dict[str, mx.gluon.Parameter]:
     return {f"arg:{name}_{kind}": found[f"{layer}.{kind}"] for layer, name in layers for kind in ("weight", "bias")}
 
 
-def _read(path: Union[str, Path]) -> Dict[str, mx.nd.NDArray]:
-    if not Path(path).is_file():
-        raise ConfsegError(f"weights file {path} does not exist")
-    try:
-        values = mx.nd.load(str(path))
-    except (mx.MXNetError, ValueError, UnicodeDecodeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfsegError(f"{path} is not a whole file of MXNet arrays: {reason}") from error
-    if not isinstance(values, dict) or not any(name.startswith(("arg:", "aux:")) for name in values):
+def _read(path: Union[str, Path]) -> Tensors:
+    values = read_tensors(path)
+    if not any(name.startswith(("arg:", "aux:")) for name in values):
         raise ConfsegError(f"{path} is not a released checkpoint: no array in it is named arg:... or aux:...")
     return values
 
 
-def _fill(parameters: Dict[str, mx.gluon.Parameter], values: Dict[str, mx.nd.NDArray], path: Union[str, Path]) -> None:
+def _fill(parameters: Dict[str, mx.gluon.Parameter], values: Tensors, path: Union[str, Path]) -> None:
     missing = [name for name in parameters if name not in values]
-    unknown = [name for name in values if name not in parameters]
+    unknown = [shown(name) for name in values if name not in parameters]
     misshapen = [
         f"{name} {values[name].shape} instead of {parameter.shape}"
         for name, parameter in parameters.items()
@@ -213,8 +209,12 @@ def _fill(parameters: Dict[str, mx.gluon.Parameter], values: Dict[str, mx.nd.NDA
     problems = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds if names]
     if problems:
         raise ConfsegError(f"{path} is not a checkpoint of this ResNet-38: arrays {', '.join(problems)}")
+    try:
+        arrays = {name: fitted_value(values[name], name, parameter) for name, parameter in parameters.items()}
+    except Unreadable as error:
+        raise refusal(str(path), str(error)) from error
     for name, parameter in parameters.items():
-        parameter.set_data(values[name].astype("float32"))
+        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
         parameter._finish_deferred_init()  # where the shape was not known: Gluon would wait for the first batch
 
 

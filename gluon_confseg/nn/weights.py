@@ -7,7 +7,7 @@ resnetv1b.py, BottleneckV1b; torchvision/models/resnet.py, Bottleneck, there cal
 """
 
 import logging
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -29,14 +29,38 @@ def load_parameters(block: mx.gluon.HybridBlock, path: PathLike, ctx: List[mx.Co
     _fill(block, read_tensors(path), str(path), ctx, exact=True)
 
 
-def load_weights(encoder: mx.gluon.HybridBlock, path: PathLike, ctx: List[mx.Context]) -> None:
+def load_weights(
+    encoder: mx.gluon.HybridBlock,
+    path: PathLike,
+    ctx: List[mx.Context],
+    *,
+    other_parts: Optional[Dict[str, str]] = None,
+) -> None:
     """Fill `encoder` from a file that may hold more than it: GluonCV's or torchvision's classifier, or our own.
 
-    A classifier (fc.*) and num_batches_tracked are ignored, other names left over are logged as a warning. Raises
-    ConfsegError where the file is missing or damaged, where a parameter of the encoder is not found, found twice, of
-    another shape or not finite; the encoder is then unchanged.
+    A classifier (fc.*) and num_batches_tracked are ignored, other names left over are logged as a warning.
+    `other_parts`: beginnings of names that are not the encoder's, and whose they are, for the log. Raises ConfsegError
+    where the file is missing or damaged, where a parameter of the encoder is not found, found twice, of another shape
+    or not finite; the encoder is then unchanged.
     """
-    _fill(encoder, read_tensors(path), str(path), ctx, exact=False)
+    tensors = read_tensors(path)
+    for beginning, whose in (other_parts or {}).items():
+        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(beginning)}
+        if len(kept) < len(tensors):
+            _log.info("%s: %d arrays are %s (%s*)", path, len(tensors) - len(kept), whose, beginning)
+        tensors = kept
+    _fill(encoder, tensors, str(path), ctx, exact=False)
+
+
+def load_part(block: mx.gluon.HybridBlock, tensors: Tensors, source: str, part: str, ctx: List[mx.Context]) -> bool:
+    """Fill `block` from exactly those tensors whose names begin with `part`; False, and nothing, where there is none.
+
+    Raises ConfsegError, naming `source`, where they are not exactly the block's.
+    """
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(part)}
+    if own:
+        _fill(block, own, source, ctx, exact=True)
+    return bool(own)
 
 
 def load_imagenet(encoder: mx.gluon.HybridBlock, name: str, ctx: List[mx.Context]) -> None:
@@ -48,17 +72,38 @@ def load_imagenet(encoder: mx.gluon.HybridBlock, name: str, ctx: List[mx.Context
     try:
         network = zoo.get_model(name, pretrained=True, dilated=True)
     except Exception as error:  # GluonCV's downloader raises whatever its HTTP library does
-        store = zoo.model_store
-        file = f"{name}-{store.short_hash(name)}"
-        url = store._url_format.format(repo_url=store.apache_repo_url, file_name=file)
-        raise ConfsegError(
-            f"encoder.weights: GluonCV's model store cannot be reached for {name} ({type(error).__name__}); fetch "
-            f"{file}.params (zipped at {url}) and set encoder.weights to this local .params file, or to a .pth or "
-            ".safetensors file of this network in torchvision's layout, or to null for random weights"
-        ) from error
+        others = "a .pth or .safetensors file of this network in torchvision's layout, or to "
+        raise _unreachable(name, error, others) from error
     settle()
     tensors = {key: value.list_data()[0].asnumpy() for key, value in network._collect_params_with_prefix().items()}
     _fill(encoder, tensors, f"GluonCV's {name}", ctx, exact=False)
+
+
+def stored_file(name: str) -> PathLike:
+    """The .params file of GluonCV's network `name`, from its cache or its model store.
+
+    Raises ConfsegError where neither has it, saying which file to fetch.
+    """
+    store = import_gluoncv().model_zoo.model_store
+    if name not in store._model_sha1:
+        raise ConfsegError(
+            f"encoder.weights: GluonCV's model store has no weights of {name}; give a .params file of it, or null"
+        )
+    try:
+        return store.get_model_file(name, tag=True)
+    except Exception as error:  # GluonCV's downloader raises whatever its HTTP library does
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(name: str, error: Exception, others: str = "") -> ConfsegError:
+    store = import_gluoncv().model_zoo.model_store
+    file = f"{name}-{store.short_hash(name)}"
+    url = store._url_format.format(repo_url=store.apache_repo_url, file_name=file)
+    return ConfsegError(
+        f"encoder.weights: GluonCV's model store cannot be reached for {name} ({type(error).__name__}); fetch "
+        f"{file}.params (zipped at {url}) and set encoder.weights to this local .params file, or to {others}"
+        "null for random weights"
+    )
 
 
 def _fill(block: mx.gluon.HybridBlock, tensors: Tensors, source: str, ctx: List[mx.Context], *, exact: bool) -> None:
@@ -71,7 +116,7 @@ def _fill(block: mx.gluon.HybridBlock, tensors: Tensors, source: str, ctx: List[
         if missing or (exact and left_over):
             _log.error("%s: not found: %s; left over: %s", source, joined(missing), joined(left_over))
             raise Unreadable(_explain_mismatch(missing, left_over, len(parameters)))
-        values = {key: _value(tensors[found[key]], found[key], parameters[key]) for key in parameters}
+        values = {key: fitted_value(tensors[found[key]], found[key], parameters[key]) for key in parameters}
     except Unreadable as error:
         raise refusal(source, str(error)) from error
     if left_over:
@@ -100,7 +145,8 @@ def _parameter_name(name: str, parameters: Mapping[str, Any]) -> str:
     if name in parameters:
         return name
     module, _, leaf = (name[len("module.") :] if name.startswith("module.") else name).rpartition(".")
-    module = {"conv1": "stem.0", "bn1": "stem.1"}.get(module, module)
+    first, dot, rest = module.partition(".")  # the rest is that of a deep stem
+    module = {"conv1": "stem.0", "bn1": "stem.1"}.get(first, first) + dot + rest
     if f"{module}.gamma" in parameters:
         leaf = {"weight": "gamma", "bias": "beta"}.get(leaf, leaf)
     return f"{module}.{leaf}" if module else leaf
@@ -120,8 +166,8 @@ def _explain_mismatch(missing: Sequence[str], left_over: Sequence[str], count: i
     return ", ".join(parts) + "; choose the file of this very network"
 
 
-def _value(tensor: np.ndarray, name: str, parameter: mx.gluon.Parameter) -> np.ndarray:
-    """A tensor of a file as finite float32 of the parameter's shape."""
+def fitted_value(tensor: np.ndarray, name: str, parameter: mx.gluon.Parameter) -> np.ndarray:
+    """A tensor of a file as finite float32 of the parameter's shape; raises Unreadable where it is not."""
     shape = parameter.shape or tensor.shape
     fits = len(shape) == tensor.ndim and all(want in (0, have) for want, have in zip(shape, tensor.shape))
     if not fits:  # 0 stands for a size that is not settled yet
