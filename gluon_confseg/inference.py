@@ -4,11 +4,10 @@ import copy
 from dataclasses import dataclass
 from typing import Dict, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from .backend import mx
-from .data.transforms import normalize
+from .data.transforms import at_scale, normalize
 from .nn import Fusion, MergedSubnets, Subnet, Upsample
 
 
@@ -85,11 +84,7 @@ class Predictor:
         return x, dict(zip(self._names, self._subnets(*self._encoder(x))))
 
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
-        if scale != 1:
-            height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-            area = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=area)
-        return normalize(image, self._mean, self._std)
+        return normalize(at_scale(image, scale), self._mean, self._std)
 
     def _scores(
         self, view: View, logits: Dict[str, mx.nd.NDArray], x: mx.nd.NDArray, size: Tuple[int, int]

@@ -136,7 +136,7 @@ def evaluate_run(
         chosen = [find_cell(run, key) for key in dict.fromkeys(cells)] or list(run.config.cells)
         if output is not None:
             _check_file(Path(output))
-        dataset, source = _open_split(run, data_root, split or run.config.data.val_split)
+        dataset, source = open_split(run, data_root, split or run.config.data.val_split)
         flip = flip or run.config.evaluation.flip
         tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in chosen}
         predictors = _predictors(run, chosen, scales, flip)
@@ -372,7 +372,11 @@ def _report(total: int, problems: Dict[int, str], elapsed: float, seconds: _Seco
             _log.error("  and %d more", len(problems) - _FIRST)
 
 
-def _open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tuple[SegmentationDataset, str]:
+def open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tuple[SegmentationDataset, str]:
+    """A labelled split of a run's data set, and where its root came from (see data.find_root).
+
+    Raises ConfsegError where it cannot be found or opened, has no labels or other classes than the run.
+    """
     settings = run.config
     root, source = find_root(settings.data.name, data_root)
     if root is None:
