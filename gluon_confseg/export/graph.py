@@ -1,5 +1,6 @@
 """The graph that is exported: a network with what stands before and behind it, as MXNet's symbol with its weights."""
 
+import json
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple
 
@@ -57,9 +58,17 @@ class Weighted(NamedTuple):
         return made
 
 
+def symbol_of(graph: Graph) -> mx.sym.Symbol:
+    """The symbol of a graph, which may be uninitialised; the same for the same network."""
+    tree = json.loads(graph(mx.sym.var(DATA)).tojson())
+    for node in tree["nodes"]:  # of a Gluon Constant it is an object's address
+        node.get("attrs", {}).pop("__init__", None)
+    return mx.sym.load_json(json.dumps(tree))
+
+
 def trace(graph: Graph) -> Weighted:
     """The symbol of an initialised graph, and the weights that it uses."""
-    symbol = graph(mx.sym.var(DATA))
+    symbol = symbol_of(graph)
     auxiliary, arguments = set(symbol.list_auxiliary_states()), set(symbol.list_arguments())
     values = {name: p.data() for name, p in graph.collect_params().items() if name in auxiliary | arguments}
     return Weighted(

@@ -1,6 +1,6 @@
 """HybridBlocks of the method: encoders, subnets, fusion, the whole network, and the losses."""
 
-from .encoders import ENCODERS, SmallEncoder, get_encoder
+from .encoders import ENCODERS, SmallEncoder, bare_encoder, get_encoder
 from .fusion import Fusion
 from .losses import ConfusionCrossEntropy, PixelCrossEntropy
 from .merged import MergedSubnets
@@ -20,5 +20,6 @@ __all__ = [
     "SmallEncoder",
     "Subnet",
     "Upsample",
+    "bare_encoder",
     "get_encoder",
 ]

@@ -108,6 +108,15 @@ class ResNetEncoder(mx.gluon.HybridBlock):
         return first, second, third, self.layer4(third)
 
 
+def bare_encoder(name: str, *, frozen_batchnorm: bool = False) -> mx.gluon.HybridBlock:
+    """An encoder by name (one of ENCODERS) without values, which take no memory yet; ConfsegError for another name."""
+    if name not in ENCODERS:
+        raise ConfsegError(f"encoder.name: unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
+    own = {"small": SmallEncoder, RESNET38: ResNet38Encoder}
+    make = own[name] if name in own else partial(ResNetEncoder, name)
+    return make(frozen_batchnorm=frozen_batchnorm)
+
+
 def get_encoder(
     name: str, *, frozen_batchnorm: bool = False, weights: Optional[str] = None, ctx: Optional[List[mx.Context]] = None
 ) -> mx.gluon.HybridBlock:
@@ -119,11 +128,7 @@ def get_encoder(
     cannot be had.
     """
     ctx = ctx or [mx.cpu()]
-    if name not in ENCODERS:
-        raise ConfsegError(f"encoder.name: unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
-    own = {"small": SmallEncoder, RESNET38: ResNet38Encoder}
-    make = own[name] if name in own else partial(ResNetEncoder, name)
-    encoder = make(frozen_batchnorm=frozen_batchnorm)
+    encoder = bare_encoder(name, frozen_batchnorm=frozen_batchnorm)
     encoder.initialize(mx.init.MSRAPrelu(slope=0), ctx=ctx)
     encoder(mx.nd.zeros((1, 3, 32, 32), ctx=ctx[0]))  # deferred shapes are settled here, not in the first batch
     settle()
