@@ -26,7 +26,8 @@ REQUIRES = [
     "setuptools",  # MXNet and GluonCV import distutils, which left the standard library in Python 3.12
 ]
 
-ONNX = ["onnx>=1.16,<1.19", "onnxruntime"]  # onnx 1.19 removed onnx.mapping, which MXNet's exporter uses
+# onnx 1.19 removed onnx.mapping, which MXNet's exporter uses; new onnxruntimes import ml_dtypes to quantise
+ONNX = ["onnx>=1.16,<1.19", "onnxruntime", "ml_dtypes"]
 
 CITYSCAPES = ["cityscapesScripts>=2.2"]  # the official evaluator
 

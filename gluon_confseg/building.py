@@ -26,6 +26,7 @@ from .nn import (
     class_weights,
     get_encoder,
     gluoncv_models,
+    make_encoder,
 )
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
@@ -89,7 +90,6 @@ def label_table(output_of_class: np.ndarray) -> np.ndarray:
 
 def make_view(cell: Cell, found: List[groups.ClassGroup], num_classes: int, frequency: np.ndarray) -> View:
     fused = [] if cell.subnets is None else found
-    names = [HeadName(0, cell.subnet0), *(HeadName(m, cell.subnets) for m in range(1, len(fused) + 1))]
     fusion = Fusion(
         fused,
         num_classes,
@@ -98,7 +98,7 @@ def make_view(cell: Cell, found: List[groups.ClassGroup], num_classes: int, freq
         class_frequency=frequency,
         adjustment=cell.adjustment,
     )
-    return View(tuple(map(str, names)), fusion)
+    return View(tuple(map(str, _fused(cell, found))), fusion)
 
 
 def _seed_for(run: Run, name: str) -> None:
@@ -203,17 +203,28 @@ def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSeg
     cell, found = find_cell(run, cell_key), read_groups(run)
     counts = ConfusionMatrix.load(run.folder / CONFUSION_FILE).counts
     fusion = make_view(cell, found, run.num_classes, counts.sum(axis=1) / counts.sum()).fusion
-    names = [HeadName(0, cell.subnet0)]
-    if cell.subnets is not None:
-        names += [HeadName(m, cell.subnets) for m in range(1, len(found) + 1)]
     encoder = load_encoder(run, [device])
-    subnets = [_load_subnet(run, name, found, encoder, device) for name in names]
+    subnets = [_load_subnet(run, name, found, encoder, device) for name in _fused(cell, found)]
     merged = MergedSubnets(subnets)
     merged.copy_values(subnets)
     network = ConfSegNet(encoder, merged, fusion)
     fusion.initialize(ctx=device)
     network.upsample.initialize(ctx=device)
     return network
+
+
+def bare_network(run: TrainedRun, cell: Cell, found: List[groups.ClassGroup]) -> ConfSegNet:
+    """The network that `build_network` makes, from settings alone: without values, which take no memory."""
+    fusion = make_view(cell, found, run.num_classes, np.full(run.num_classes, 1 / run.num_classes)).fusion
+    encoder = make_encoder(run.config.encoder.name, model=run.config.encoder.model, frozen_batchnorm=True)
+    heads = [make_subnet(run.config, name.subnet, run.num_classes, found, encoder) for name in _fused(cell, found)]
+    return ConfSegNet(encoder, MergedSubnets(heads), fusion)
+
+
+def _fused(cell: Cell, found: List[groups.ClassGroup]) -> List[HeadName]:
+    """The heads that a cell fuses."""
+    others = [] if cell.subnets is None else [HeadName(m, cell.subnets) for m in range(1, len(found) + 1)]
+    return [HeadName(0, cell.subnet0), *others]
 
 
 def _load_subnet(

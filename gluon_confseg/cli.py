@@ -195,11 +195,15 @@ def official(predictions: str, data_root: Optional[str], split: str, output: Opt
 @click.argument("run", metavar="RUN")
 @click.option("--cell", metavar="KEY", help="Cell of the result table to export. Default: the paper's last one.")
 @click.option("--format", "kind", type=click.Choice(["symbol", "onnx"]), default="symbol", help="Default: symbol.")
-@click.option("--output", metavar="DIR", help="Folder to make. Default: RUN/export/CELL-FORMAT.")
+@click.option("--output", metavar="DIR", help="Folder to make. Default: RUN/export/CELL-FORMAT[-int8].")
 @click.option("--size", metavar="HxW", help="The only image size it is for. Default: --dynamic.")
 @click.option("--dynamic", is_flag=True, help="Any image size.")
 @click.option("--labels", is_flag=True, help="Give the label map instead of the classes' scores.")
 @click.option("--normalize", is_flag=True, help="Take RGB of 0..255, with the normalisation inside.")
+@click.option("--int8", is_flag=True, help="Quantise the convolutions; what that costs is measured and written down.")
+@click.option("--images", metavar="DIR", help="With --int8, images to calibrate on. Default: the training split's.")
+@click.option("--data-root", metavar="DIR", help="With --int8, the data set. Default: as for confseg run.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="With --int8, measure on N validation images.")
 def export(
     run: str,
     cell: Optional[str],
@@ -209,6 +213,10 @@ def export(
     dynamic: bool,
     labels: bool,
     normalize: bool,
+    int8: bool,
+    images: Optional[str],
+    data_root: Optional[str],
+    limit: Optional[int],
 ) -> None:
     """Write a finished run's network as one graph that runs without this package, MXNet's or ONNX.
 
@@ -216,9 +224,12 @@ def export(
     """
     if size and dynamic:
         raise ConfsegError("--size and --dynamic exclude each other; give one")
+    if not int8 and (images or data_root or limit):
+        raise ConfsegError("--images, --data-root and --limit are for --int8; give it too")
     from . import export as exporting
 
-    options = exporting.Options(kind, parse_size(size) if size else None, labels, normalize)
+    quantised = exporting.Int8(images, data_root, limit) if int8 else None
+    options = exporting.Options(kind, parse_size(size) if size else None, labels, normalize, quantised)
     made = exporting.export(run, cell, output, options)
     print(f"the graph, an example that runs it and {exporting.CONTRACT_FILE}, which describes it, are in {made}")
 
@@ -314,7 +325,6 @@ def info(network: str, size: str, cell: Optional[str], data_root: Optional[str],
     is_run = Path(network).is_dir()
     path = Path(network) if is_run else config_path(network)
     from . import info as describing
-    from .options import parse_size
 
     described = describing.describe(path, is_run=is_run, cell=cell, overrides=overrides, data_root=data_root)
     print(describing.table(described, parse_size(size)))

@@ -16,13 +16,13 @@ from .backend import mx
 from .building import find_cell, label_table
 from .config import Cell
 from .confusion import ConfusionMatrix
-from .data import SegmentationDataset, find_root, open_dataset
+from .data import SegmentationDataset
 from .errors import ConfsegError
-from .files import PathLike, read_json, write_json
+from .files import PathLike, write_json
 from .inference import Manner
-from .pipeline import built_in_notice, built_in_root
-from .run import RESULTS_FILE, TrainedRun, open_run
-from .using import cell_predictors, check_folder, make_manner, messages, network_digest
+from .pipeline import built_in_notice
+from .run import TrainedRun, open_run
+from .using import cell_predictors, check_folder, make_manner, messages, network_digest, open_split
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def evaluate_run(
         chosen = [find_cell(run, key) for key in dict.fromkeys(cells)] or list(run.config.cells)
         if output is not None:
             _check_file(Path(output))
-        dataset, source = _open_split(run, data_root, split or run.config.data.val_split)
+        dataset, source = open_split(run, data_root, split or run.config.data.val_split)
         manner = make_manner(run, scales, flip, window)
         tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in chosen}
         state = _state(run, chosen, manner, dataset, output)
@@ -85,24 +85,6 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         raise ConfsegError(f"--output {path} is a folder; give the name of a JSON file")
     check_folder(path.parent)
-
-
-def _open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tuple[SegmentationDataset, str]:
-    settings = run.config
-    root, source = find_root(settings.data.name, data_root)
-    if root is None:
-        results = run.folder / RESULTS_FILE
-        if results.is_file() and read_json(results)["dataset"]["source"] != "built-in":
-            raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
-        root = built_in_root(settings)
-    dataset = open_dataset(settings.data.name, root, split)
-    if not dataset.has_labels:
-        raise ConfsegError(f"{dataset.name}: the split {split!r} has no labels; choose another one")
-    if dataset.labels.classes != run.labels.classes:
-        raise ConfsegError(
-            f"{root}: its classes are not those that {run.folder} was trained on; give another --data-root"
-        )
-    return dataset, source
 
 
 def _record(

@@ -1,10 +1,11 @@
-"""Files that are either complete or absent: atomic writing, JSON, digests."""
+"""Files and folders that are either complete or absent: atomic writing, JSON, digests."""
 
 import contextlib
 import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -39,9 +40,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; others may read what a run wrote
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; others may read what a run wrote
         os.replace(temporary, path)
     except OSError as error:
         raise ConfsegError(
@@ -51,6 +50,37 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: PathLike, what: str = "") -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it is renamed to `path`, otherwise removed.
+
+    `path` may be an empty folder, otherwise it must not exist. Missing parent folders are made. Raises ConfsegError
+    ("cannot write `what` to `path`") where the file system refuses, also for what the caller does inside.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
+        temporary.replace(path)
+    except OSError as error:
+        target = f"{what} to {path}" if what else path
+        raise ConfsegError(
+            f"cannot write {target}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_text(path: PathLike, text: str) -> None:

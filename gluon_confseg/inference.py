@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
-import cv2
 import numpy as np
 
 from .backend import mx
-from .data.transforms import normalize
+from .data.transforms import at_scale, normalize
 from .nn import Fusion, MergedSubnets, Subnet, Upsample
 
 T = TypeVar("T")
@@ -134,11 +133,7 @@ class Predictor:
         return x, dict(zip(self._names, self._subnets(*self._encoder(x))))
 
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
-        if scale != 1:
-            height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-            area = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=area)
-        return normalize(image, self._mean, self._std)
+        return normalize(at_scale(image, scale), self._mean, self._std)
 
     def _parts(self, view: View, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
         """The view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""

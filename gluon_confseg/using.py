@@ -1,4 +1,4 @@
-"""What `confseg predict` and `confseg evaluate` share: a finished run's networks, how they are used, messages."""
+"""What the verbs that use a finished run share: a finished run's networks, how they are used, messages."""
 
 import contextlib
 import hashlib
@@ -12,10 +12,12 @@ from . import __version__, progress
 from .building import make_predictors, make_view, needed_heads
 from .config import Cell
 from .confusion import ConfusionMatrix
+from .data import SegmentationDataset, find_root, open_dataset
 from .errors import ConfsegError
-from .files import read_json
+from .files import PathLike, read_json
 from .inference import Manner, Predictor
-from .run import CONFUSION_FILE, TrainedRun, manifest_path, read_groups
+from .pipeline import built_in_root
+from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, read_groups
 
 
 def make_manner(
@@ -53,6 +55,28 @@ def network_digest(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> st
         "labels": repr((run.labels, sorted(run.labels.raw_ids.items()))),
     }
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
+
+
+def open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tuple[SegmentationDataset, str]:
+    """A labelled split of a run's data set, and where its root came from (see data.find_root).
+
+    Raises ConfsegError where it cannot be found or opened, has no labels or other classes than the run.
+    """
+    settings = run.config
+    root, source = find_root(settings.data.name, data_root)
+    if root is None:
+        results = run.folder / RESULTS_FILE
+        if results.is_file() and read_json(results)["dataset"]["source"] != "built-in":
+            raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
+        root = built_in_root(settings)
+    dataset = open_dataset(settings.data.name, root, split)
+    if not dataset.has_labels:
+        raise ConfsegError(f"{dataset.name}: the split {split!r} has no labels; choose another one")
+    if dataset.labels.classes != run.labels.classes:
+        raise ConfsegError(
+            f"{root}: its classes are not those that {run.folder} was trained on; give another --data-root"
+        )
+    return dataset, source
 
 
 def check_folder(folder: Path) -> None:

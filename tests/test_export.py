@@ -175,7 +175,7 @@ def test_a_network_that_differs_is_not_kept(run, tmp_path, monkeypatch, change):
 
 
 def test_a_graph_that_does_not_run_is_not_kept(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("gluon_confseg.export._BLOCKED", {"symbol": "mxnet"})
+    monkeypatch.setattr("gluon_confseg.export.fresh._BLOCKED", {"symbol": "mxnet"})
     with pytest.raises(ConfsegError, match=r"does not run \(ModuleNotFoundError"):
         export(run, output=tmp_path / "made")
     assert list(tmp_path.iterdir()) == []

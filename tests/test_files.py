@@ -52,3 +52,28 @@ def test_sha256_of_known_content(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert files.sha256(tmp_path / "abc") == expected
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    with pytest.raises(RuntimeError), files.atomic_folder(tmp_path / "a") as temporary:
+        (temporary / "half").write_text("")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    umask = os.umask(0o022)
+    try:
+        with files.atomic_folder(tmp_path / "sub" / "a") as temporary:
+            (temporary / "whole").write_text("")
+            assert temporary.parent == tmp_path / "sub"
+    finally:
+        os.umask(umask)
+    assert [path.name for path in (tmp_path / "sub" / "a").iterdir()] == ["whole"]
+    assert stat.S_IMODE((tmp_path / "sub" / "a").stat().st_mode) == 0o755
+
+
+def test_a_folder_does_not_replace_one_that_holds_something(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").write_text("")
+    with pytest.raises(ConfsegError, match="cannot write the pictures to .*a: .*not empty; free space"):
+        with files.atomic_folder(tmp_path / "a", "the pictures"):
+            pass
+    assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["mine"]

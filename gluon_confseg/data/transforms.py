@@ -25,6 +25,15 @@ def normalize(
     return chw
 
 
+def at_scale(image: np.ndarray, scale: float) -> np.ndarray:
+    """RGB uint8 (H, W, 3) at the working resolution `scale`, relative to the file's."""
+    if scale == 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    area = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=area)
+
+
 class TrainTransform:
     """Random scale, crop and flip of an image and its label, the same for the same (seed, epoch, sample).
 

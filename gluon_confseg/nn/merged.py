@@ -62,7 +62,10 @@ class MergedSubnets(mx.gluon.HybridBlock):
         hidden = {}
         for convolution, stages, indices in zip(self.shared, self._stages, self._shared()):
             # (N, C, h, w) -> (N, sum of channels, h, w)
-            hidden.update(dict.fromkeys(indices, convolution(join_stages(F, *select_stages(features, stages)))))
+            shared = convolution(join_stages(F, *select_stages(features, stages)))
+            if convolution.bias is not None:  # no BatchNorm follows; before the cut, so that backends can fuse the two
+                shared = F.Activation(shared, act_type="relu")
+            hidden.update(dict.fromkeys(indices, shared))
         logits = []
         for index, tail in enumerate(self.tails):
             if index not in self._cuts:
@@ -89,8 +92,10 @@ def _convolution(subnet: Subnet, channels: int) -> nn.Conv2D:
 
 
 def _tail(subnet: Subnet) -> nn.HybridSequential:
+    """What follows the first convolution, and its ReLU where no BatchNorm stands between."""
+    done = 1 if subnet.body[0].bias is None else 2
     tail = nn.HybridSequential()
-    tail.add(*list(subnet.body)[1:], subnet.classifier)
+    tail.add(*list(subnet.body)[done:], subnet.classifier)
     return tail
 
 

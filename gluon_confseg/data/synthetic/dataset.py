@@ -1,7 +1,5 @@
 """Write a built-in data set once, in the real layout; reuse it when it is complete."""
 
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Tuple
@@ -128,25 +126,12 @@ def ensure(kind: str, root: files.PathLike, *, train: int, val: int, size: Tuple
     _check(kind, train, val, size, seed)
     if _is_complete(root, manifest):
         return root
-    temporary = None
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-        temporary.chmod(0o755)  # mkdtemp makes private folders
-        _write(kind, temporary, manifest)
-        try:
-            temporary.replace(root)
-        except OSError:
-            if not _is_complete(root, manifest):  # another process may have been faster
-                raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfsegError(
-            f"cannot write the built-in data to {root}: {reason}; free space or choose another folder"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with files.atomic_folder(root, "the built-in data") as temporary:
+            _write(kind, temporary, manifest)
+    except ConfsegError:
+        if not _is_complete(root, manifest):  # another process may have been faster
+            raise
     return root
 
 

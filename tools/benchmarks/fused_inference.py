@@ -1,0 +1,89 @@
+"""What fusing costs: the paper's fused network against its encoder with one head, whole images, forward only.
+
+    python tools/benchmarks/fused_inference.py [--encoder resnet101_v1b] [--size 1024x2048] [--repeats 5]
+
+Random weights, normalised random image, label map as the result. Prints seconds by turns, the ratio of the
+multiply-adds, and each network's peak memory in a process of its own.
+"""
+
+import resource
+import subprocess
+import sys
+from typing import Dict, Tuple
+
+import click
+import numpy as np
+from alternating import measure, ratio, table
+
+from gluon_confseg.backend import mx
+from gluon_confseg.complexity import count
+from gluon_confseg.groups import named
+from gluon_confseg.labels import CITYSCAPES
+from gluon_confseg.nn import ConfSegNet, Fusion, MergedSubnets, Subnet, get_encoder
+
+ONE, FUSED, SEPARATE = "one head", "fused", "fused, hidden convolutions one by one"
+
+
+def networks(name: str, names: Tuple[str, ...]) -> Dict[str, ConfSegNet]:
+    """The networks of `names` on one encoder: subnet 0 alone, and four fused subnets, merged or not."""
+    groups = named(CITYSCAPES, CITYSCAPES.named_groups["paper"])
+    encoder = get_encoder(name)
+    features = encoder(mx.nd.zeros((1, 3, 64, 64)))
+    hidden = 2 if name.startswith("resnet101") else 1
+    subnets = [Subnet(CITYSCAPES.num_classes, hidden=hidden), *(Subnet(len(group.classes) + 1) for group in groups)]
+    for subnet in subnets:
+        subnet.initialize(mx.init.MSRAPrelu(slope=0))
+        subnet(*subnet.inputs(features))
+    merged = MergedSubnets(subnets)
+    merged.copy_values(subnets)
+    parts = {ONE: (subnets[:1], []), FUSED: (merged, groups), SEPARATE: (subnets, groups)}
+    made = {}
+    for key in names:
+        heads, fused = parts[key]
+        network = ConfSegNet(encoder, heads, Fusion(fused, CITYSCAPES.num_classes))
+        network.fusion.initialize()
+        network.upsample.initialize()
+        network.hybridize(static_alloc=True, static_shape=True)
+        made[key] = network
+    return made
+
+
+def label_map(network: ConfSegNet, image: np.ndarray) -> np.ndarray:
+    return network(mx.nd.array(image)).argmax(axis=1).astype("uint8").asnumpy()
+
+
+def peak_gigabytes(arguments: Tuple[str, ...], key: str) -> float:
+    """Largest resident size of a process that runs one network twice."""
+    start = [sys.executable, __file__, *arguments, "--memory-of", key]
+    return float(subprocess.run(start, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+@click.command()
+@click.option("--encoder", default="resnet101_v1b", show_default=True)
+@click.option("--size", default="1024x2048", show_default=True)
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--memory-of", hidden=True)
+def main(encoder: str, size: str, repeats: int, memory_of: str) -> None:
+    height, width = map(int, size.split("x"))
+    image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype("float32")
+    if memory_of:
+        (network,) = networks(encoder, (memory_of,)).values()
+        for _ in range(2):
+            label_map(network, image)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        return
+    made = networks(encoder, (ONE, FUSED, SEPARATE))
+    additions = {key: count(network, (height, width)).multiply_adds for key, network in made.items()}
+    print(f"{encoder}, {size}, {CITYSCAPES.num_classes} classes, float32, {mx.runtime.Features()['MKLDNN']}\n")
+    seconds = measure({key: lambda n=network: label_map(n, image) for key, network in made.items()}, repeats)
+    print(table(seconds, ONE))
+    work = additions[FUSED] / additions[ONE]
+    print(f"\nmultiply-adds: {additions[ONE] / 1e9:.0f} and {additions[FUSED] / 1e9:.0f} G, ratio {work:.3f}")
+    print(f"seconds over multiply-adds: {ratio(seconds, FUSED, ONE) / work:.3f} (wanted: below 1, better 0.95)")
+    del made
+    arguments = ("--encoder", encoder, "--size", size)
+    print("peak memory:", ", ".join(f"{key} {peak_gigabytes(arguments, key):.2f} GB" for key in (ONE, FUSED)))
+
+
+if __name__ == "__main__":
+    main()
