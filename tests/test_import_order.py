@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors files tensor_files progress backend labels paper confusion groups config data nn checkpoint training "
-    "inference evaluation run building results figures reporting stages pipeline prediction export cli"
+    "errors files tensor_files progress backend labels paper confusion groups config data nn mixed_precision passes "
+    "checkpoint training inference evaluation run building results figures reporting stages pipeline prediction export "
+    "cli"
 ).split()
 WITHOUT_MXNET = ("errors", "files", "tensor_files", "labels", "paper", "confusion", "groups", "results", "figures")
 FILES = sorted(PACKAGE.rglob("*.py"))
