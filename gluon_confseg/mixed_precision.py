@@ -5,7 +5,7 @@ that the losses and `Upsample` are made of. Here one block's graph is converted,
 """
 
 from dataclasses import dataclass
-from typing import List, Sequence
+from typing import Sequence
 
 from .backend import gpu_capabilities, mx
 from .errors import ConfsegError
@@ -78,8 +78,7 @@ def to_half(block: mx.gluon.HybridBlock, num_inputs: int, dtype: str) -> mx.gluo
         data_names=[symbol.name for symbol in inputs],
         cast_optional_params=False,  # parameters stay float32: the cast is in the graph
     )
-    converted: List[mx.sym.Symbol] = [mx.sym.amp_cast(output, dtype="float32") for output in graph]
-    return mx.gluon.SymbolBlock(converted, inputs, params=block.collect_params())
+    return mx.gluon.SymbolBlock(graph, inputs, params=block.collect_params())
 
 
 def all_finite(arrays: Sequence[nd.NDArray]) -> bool:

@@ -120,11 +120,12 @@ def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, st
     precision = f", mixed precision ({half_type(run.devices)})" if run.config.amp else ""
     _log.info("%s: %s%s", stage, describe_batch(*division), precision)
     trained = [head.block.subnet for head in heads] + ([] if trunk.trainer is None else [trunk.encoder])
-    if len(split_batch(*division)) > 1 and any(map(has_moving_statistics, trained)):
+    passes = split_batch(*division)
+    if len(passes) > 1 and any(map(has_moving_statistics, trained)):
         _log.warning(
-            "%s.images_per_pass: BatchNorm is not frozen, so its statistics are of %d images and not of %d; "
+            "%s.images_per_pass: BatchNorm is not frozen, so its statistics are those of each of the %d passes; "
             "the update is not that of the undivided batch",
-            *(stage, schedule.images_per_pass, -(-schedule.batch_size // len(run.devices))),
+            *(stage, len(passes)),
         )
 
 

