@@ -75,6 +75,7 @@ def import_mxnet() -> ModuleType:
         with warnings.catch_warnings():
             _silence_known_warnings()
             import mxnet
+            import mxnet.contrib.amp  # `import mxnet` leaves it out
     except ModuleNotFoundError as error:
         package = "setuptools" if error.name == "distutils" else error.name
         install = CPU_INSTALL if package == "mxnet" else f"pip install {package}"

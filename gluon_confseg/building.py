@@ -13,6 +13,7 @@ from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
 from .inference import Manner, Predictor, View
+from .mixed_precision import half_type, to_half
 from .nn import (
     ConfSegNet,
     ConfusionCrossEntropy,
@@ -32,7 +33,7 @@ from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters
 from .run import BASELINE, CONFUSION_FILE, ENCODER_FILE, HeadName, Run, TrainedRun, read_groups
-from .training import Head, HeadLoss, make_trainer
+from .training import Head, HeadLoss, Trunk, make_trainer
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +125,17 @@ def load_encoder(run: TrainedRun, devices: List[mx.Context]) -> mx.gluon.HybridB
     return encoder
 
 
+def make_trunk(run: Run, encoder: mx.gluon.HybridBlock, schedule: Optional[Schedule] = None) -> Trunk:
+    """The encoder for training: trained with `schedule`, or frozen without one; in mixed precision where asked."""
+    half = None
+    if run.config.amp:
+        half = to_half(encoder, 1, half_type(run.devices))
+        half.hybridize(static_alloc=schedule is not None)
+    if schedule is None:
+        return Trunk(encoder, half=half)
+    return Trunk(encoder, make_trainer(encoder, schedule), schedule.learning_rate, half)
+
+
 def make_subnet(
     config: Config, subnet: int, num_classes: int, found: List[groups.ClassGroup], encoder: mx.gluon.HybridBlock
 ) -> mx.gluon.HybridBlock:
@@ -148,7 +160,8 @@ def new_head(
     _seed_for(run, str(name))
     subnet.initialize(mx.init.MSRAPrelu(slope=0), ctx=run.devices)
     features = encoder(mx.nd.zeros((1, 3, 32, 32), ctx=run.devices[0]))
-    subnet(*subnet.inputs(features))  # gives deferred shapes their values now, in this seed's order
+    inputs = subnet.inputs(features)
+    subnet(*inputs)  # gives deferred shapes their values now, in this seed's order
     settle()
     rate = schedule.learning_rate
     if name.subnet == 0 and name.loss != BASELINE:
@@ -160,7 +173,8 @@ def new_head(
         raise ConfsegError(
             f"loss_stride: {schedule.loss_stride} does not divide the encoder's output stride {encoder.output_stride}"
         )
-    block = HeadLoss(subnet, loss, encoder.output_stride // schedule.loss_stride)
+    half = to_half(subnet, len(inputs), half_type(run.devices)) if run.config.amp else None
+    block = HeadLoss(subnet, loss, encoder.output_stride // schedule.loss_stride, half)
     block.upsample.initialize(ctx=run.devices)
     loss.initialize(ctx=run.devices)
     block.hybridize(static_alloc=True)

@@ -102,11 +102,14 @@ class Subnet0(Subnet):
 class Schedule(Section):
     """SGD: linear warm-up (in updates), linear decay to 0. The loss takes one pixel in loss_stride x loss_stride.
 
-    `epochs: 0` in the first stage takes encoder and subnet 0 as their weights' files hold them.
+    `epochs: 0` in the first stage takes encoder and subnet 0 as their weights' files hold them. `batch_size` is that of
+    an update, over all devices; `images_per_pass` is how many of its images a device takes at a time (null: its whole
+    share), which needs less memory: gradients add up to those of the batch.
     """
 
     epochs: int = Field(80, ge=0)
     batch_size: int = Field(8, gt=0)
+    images_per_pass: Optional[int] = Field(None, gt=0)
     learning_rate: float = Field(0.03, gt=0)
     warmup: int = Field(100, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -212,7 +215,7 @@ class Evaluation(Section):
 
 
 class Config(Section):
-    """Everything a run depends on."""
+    """Everything a run depends on. `amp`: train in mixed precision, see mixed_precision.py."""
 
     name: str
     description: str = ""
@@ -220,6 +223,7 @@ class Config(Section):
     paper_table: Optional[str] = None
     seed: int = Field(0, ge=0)
     devices: Union[Literal["auto"], Tuple[str, ...]] = "auto"
+    amp: bool = False
     data: Data
     augment: Augment = Augment()
     encoder: Encoder = Encoder()
@@ -267,6 +271,13 @@ def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _override(tree, override)
     return parse(tree, str(path))
+
+
+def batch_size_of_file(path: Union[str, Path], stage: Literal["baseline", "subnets"]) -> Any:
+    """The batch size of a stage in the file itself (and what it inherits), without overrides and not validated."""
+    schedule = _read(Path(path), ()).get(stage)
+    default = Schedule.model_fields["batch_size"].default
+    return schedule.get("batch_size", default) if isinstance(schedule, dict) else default
 
 
 def parse(tree: Any, source: str) -> Config:

@@ -13,6 +13,7 @@ from .data import check_disjoint, find_root, open_dataset, synthetic
 from .data.base import SegmentationDataset
 from .errors import ConfsegError
 from .files import read_json, sha256, write_json
+from .mixed_precision import half_type
 from .places import ROOT_VARIABLES, cache_folder
 from .progress import BarHandler
 from .run import CONFIG_FILE, LABELS_FILE, RESULTS_FILE, Run, manifest_path, write_labels
@@ -38,11 +39,15 @@ def run(
     settings = config.load(config_path, overrides)
     root, source = find_root(settings.data.name, data_root)
     if root is None and settings.without_data:
-        settings = config.load(config_path.parent / settings.without_data, overrides)
+        config_path = config_path.parent / settings.without_data
+        settings = config.load(config_path, overrides)
     folder = Path(output) if output else Path("runs") / f"{settings.name}-seed{settings.seed}"
     contexts = devices(settings.devices)
+    if settings.amp:
+        half_type(contexts)  # refuses devices that cannot, before anything is written
     with _locked(folder), _logged(folder):
         _log.info("%s: results go to %s; devices: %s", settings.name, folder, ", ".join(map(str, contexts)))
+        _warn_of_other_batches(settings, config_path)
         if root is None:
             _log.warning(built_in_notice(settings))
             root = built_in_root(settings)
@@ -64,6 +69,20 @@ def run(
         if source == "built-in":
             _log.warning(built_in_notice(settings))
     return folder
+
+
+def _warn_of_other_batches(settings: config.Config, path: Path) -> None:
+    """One line where an override changed a batch size, and so what the file's learning rate was chosen for."""
+    changed = []
+    for stage in ("baseline", "subnets"):
+        used, stated = getattr(settings, stage).batch_size, config.batch_size_of_file(path, stage)
+        if used != stated:
+            changed.append(f"{stage}.batch_size is {used}, in {path.name} {stated}")
+    if changed:
+        _log.warning(
+            "%s, and the learning rate belongs to the file's; to save memory at the same batch, set images_per_pass",
+            "; ".join(changed),
+        )
 
 
 def built_in_notice(settings: config.Config) -> str:

@@ -13,6 +13,7 @@ from .building import (
     load_encoder,
     make_loss,
     make_predictors,
+    make_trunk,
     make_view,
     needed_heads,
     new_encoder,
@@ -28,8 +29,10 @@ from .errors import ConfsegError
 from .evaluation import evaluate
 from .files import write_npz, write_text
 from .inference import View
+from .mixed_precision import half_type
 from .nn import PixelCrossEntropy
 from .nn.plugins import encoder_digest
+from .passes import describe_batch, split_batch
 from .reporting import Samples, report
 from .run import (
     BASELINE,
@@ -42,7 +45,7 @@ from .run import (
     Run,
     read_groups,
 )
-from .training import EpochMetrics, Head, Trunk, fit, make_trainer
+from .training import EpochMetrics, Head, Trunk, fit, has_moving_statistics
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +66,7 @@ def train_baseline(run: Run) -> List[str]:
     name = HeadName(0, BASELINE)
     encoder = new_encoder(run)
     head = new_head(run, name, encoder, PixelCrossEntropy(run.num_classes), run.config.baseline)
-    trainer = make_trainer(encoder, run.config.baseline)
-    trunk = Trunk(encoder, trainer, run.config.baseline.learning_rate)
-    _fit(run, trunk, [head], run.config.baseline, "baseline")
+    _fit(run, make_trunk(run, encoder, run.config.baseline), [head], run.config.baseline, "baseline")
     return [
         save_parameters(run, encoder, ENCODER_FILE),
         save_parameters(run, head.block.subnet, name.file),
@@ -87,6 +88,8 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
     )
     if schedule.batch_size < len(run.devices):
         raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
+    if schedule.epochs:
+        _log_batch(run, trunk, heads, schedule, stage)
 
     def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
         summary = ", ".join(f"{name} {value}" for name, value in metrics.summary().items())
@@ -107,8 +110,24 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         checkpoint_path=run.folder / f"{stage}.checkpoint.npz",
         title=stage,
         first_epoch=first_epoch,
+        amp=run.config.amp,
         on_epoch=on_epoch,
     )
+
+
+def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str) -> None:
+    """What an update consists of, and a warning where BatchNorm, which sees one pass at a time, notices the parts."""
+    division = (schedule.batch_size, run.devices, schedule.images_per_pass)
+    precision = f", mixed precision ({half_type(run.devices)})" if run.config.amp else ""
+    _log.info("%s: %s%s", stage, describe_batch(*division), precision)
+    trained = [head.block.subnet for head in heads] + ([] if trunk.trainer is None else [trunk.encoder])
+    passes = split_batch(*division)
+    if len(passes) > 1 and any(map(has_moving_statistics, trained)):
+        _log.warning(
+            "%s.images_per_pass: BatchNorm is not frozen, so its statistics are those of each of the %d passes; "
+            "the update is not that of the undivided batch",
+            *(stage, len(passes)),
+        )
 
 
 def count_confusion(run: Run) -> List[str]:
@@ -178,7 +197,7 @@ def train_subnets(run: Run) -> List[str]:
         warn_small_diagonal(run, name, merged)
         heads.append(new_head(run, name, encoder, loss, run.config.subnets, found))
     _log.info("training %d heads on the frozen encoder: %s", len(heads), ", ".join(map(str, names)))
-    _fit(run, Trunk(encoder), heads, run.config.subnets, "subnets", first_epoch=run.config.baseline.epochs)
+    _fit(run, make_trunk(run, encoder), heads, run.config.subnets, "subnets", first_epoch=run.config.baseline.epochs)
     return [save_parameters(run, head.block.subnet, name.file) for head, name in zip(heads, names)]
 
 
@@ -215,7 +234,13 @@ def _baseline_settings(config: Config) -> Dict[str, Any]:
     data = {key: getattr(config.data, key) for key in ("name", "train_split", "scale")}
     plugin = encoder_digest(config.encoder.name)
     plugins = {"plugin": plugin} if plugin else {}
-    return {"data": data, **_dump(config, "encoder", "subnet0", "augment", "baseline", "seed"), **plugins}
+    own = _dump(config, "encoder", "subnet0", "augment", "baseline", "seed")
+    return {"data": data, **own, **plugins, **_precision(config)}
+
+
+def _precision(config: Config) -> Dict[str, bool]:
+    """Nothing where it is off, so that runs that are older than the setting stay valid."""
+    return {"amp": True} if config.amp else {}
 
 
 def _confusion_settings(config: Config) -> Dict[str, Any]:
@@ -227,7 +252,7 @@ def _subnet_settings(config: Config) -> Dict[str, Any]:
     used = {name for cell in config.cells for name in (cell.subnet0, cell.subnets)} - {None, BASELINE}
     losses = {name: loss for name, loss in to_tree(config)["losses"].items() if name in used}
     heads = sorted({f"subnet {cell.subnet0}" for cell in config.cells} | {f"group {c.subnets}" for c in config.cells})
-    return {**_dump(config, "subnet", "subnets"), "losses": losses, "heads": heads}
+    return {**_dump(config, "subnet", "subnets"), "losses": losses, "heads": heads, **_precision(config)}
 
 
 STAGES = (

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -15,7 +15,9 @@ from .config import Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
 from .errors import ConfsegError
+from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
+from .passes import GradientSums, split_batch
 
 autograd, nd = mx.autograd, mx.nd
 
@@ -27,17 +29,25 @@ class HeadLoss(mx.gluon.HybridBlock):
 
     `factor` is the ratio of the label's resolution to the features'. Called as `block(label, *subnet.inputs(features))`
     with label (N, H, W) float32; the logits (N, C, h, w) are those at the features' resolution.
+    `half` is the subnet in mixed precision, where that is wanted; what follows it is float32 in any case.
     """
 
-    def __init__(self, subnet: Subnet, loss: mx.gluon.HybridBlock, factor: int):
+    def __init__(
+        self,
+        subnet: Subnet,
+        loss: mx.gluon.HybridBlock,
+        factor: int,
+        half: Optional[mx.gluon.HybridBlock] = None,
+    ):
         super().__init__()
         with self.name_scope():
             self.subnet = subnet
+            self.half = half
             self.upsample = Upsample(subnet.num_outputs, factor)
             self.loss = loss
 
     def hybrid_forward(self, F, label, *inputs):
-        logits = self.subnet(*inputs)
+        logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
         return self.loss(self.upsample(logits, F.expand_dims(label, axis=1)), label), logits
 
 
@@ -54,11 +64,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Trunk:
-    """The encoder, with the trainer of its parameters, or None where it is frozen."""
+    """The encoder, with the trainer of its parameters, or None where it is frozen.
+
+    `half` is the encoder in mixed precision, over the same parameters, where that is wanted.
+    """
 
     encoder: mx.gluon.HybridBlock
     trainer: Optional[mx.gluon.Trainer] = None
     learning_rate: float = 0.0
+    half: Optional[mx.gluon.HybridBlock] = None
+
+    def features(self, images: nd.NDArray) -> Sequence[nd.NDArray]:
+        features = (self.encoder if self.half is None else self.half)(images)
+        return [features] if isinstance(features, nd.NDArray) else features  # a SymbolBlock makes no tuple of one
 
 
 def make_trainer(block: mx.gluon.Block, schedule: Schedule) -> mx.gluon.Trainer:
@@ -73,24 +91,34 @@ def learning_rate_factor(update: int, total: int, warmup: int) -> float:
 
 
 def step(
-    batch: Batch, trunk: Trunk, heads: Sequence[Head], devices: Sequence[mx.Context], loss_stride: int
+    batch: Batch,
+    trunk: Trunk,
+    heads: Sequence[Head],
+    devices: Sequence[mx.Context],
+    schedule: Schedule,
+    scales: Optional[Sequence[LossScale]] = None,
 ) -> Tuple[np.ndarray, List[np.ndarray]]:
-    """One update of every head (and of the trunk, unless it is frozen) on one batch, split over the devices.
+    """One update of every head (and of the trunk, unless it is frozen) on one batch, split over devices and passes.
 
     A frozen encoder runs once, outside autograd; each head then takes its step on the same features, as it would alone.
+    `scales` (mixed precision) are those of `loss_scales`; an update whose gradients overflow is left out.
     Returns the losses (heads, N) and each head's logits (N, C, h, w).
     """
-    losses, logits = [], []
-    parts = zip(np.array_split(batch.images, len(devices)), np.array_split(batch.labels, len(devices)), devices)
-    for images, labels, ctx in parts:
-        targets = [nd.array(_target(labels, head, loss_stride), ctx=ctx) for head in heads]
-        outputs = _backward(nd.array(images, ctx=ctx), targets, trunk, heads)
-        losses.append([loss for loss, _ in outputs])
-        logits.append([scores for _, scores in outputs])
-    for trainer in _trainers(trunk, heads):
-        trainer.step(len(batch.ids))
-    values = [np.concatenate([part[h].asnumpy() for part in losses]) for h in range(len(heads))]
-    scores = [np.concatenate([part[h].asnumpy() for part in logits]) for h in range(len(heads))]
+    passes = split_batch(len(batch.ids), devices, schedule.images_per_pass)
+    outputs: Dict[int, List[tuple]] = {}  # by the index of the part's first image
+    sums = GradientSums(_trained(_trainers(trunk, heads)))
+    for parts in passes:
+        for ctx, part in parts:
+            targets = [nd.array(_target(batch.labels[part], head, schedule.loss_stride), ctx=ctx) for head in heads]
+            images = nd.array(batch.images[part], ctx=ctx)
+            outputs[part.start] = _backward(images, targets, trunk, heads, scales)
+            if len(passes) > 1:
+                sums.add(ctx)
+    sums.store()
+    _update(trunk, heads, scales, len(batch.ids))
+    parts = [outputs[start] for start in sorted(outputs)]
+    values = [np.concatenate([part[h][0].asnumpy() for part in parts]) for h in range(len(heads))]
+    scores = [np.concatenate([part[h][1].asnumpy() for part in parts]) for h in range(len(heads))]
     return np.stack(values), scores
 
 
@@ -100,25 +128,70 @@ def _target(labels: np.ndarray, head: Head, loss_stride: int) -> np.ndarray:
     return head.output_of_label[labels[:, start::loss_stride, start::loss_stride]].astype("float32")
 
 
-def _backward(images: nd.NDArray, targets: List[nd.NDArray], trunk: Trunk, heads: Sequence[Head]) -> List[tuple]:
+def _backward(
+    images: nd.NDArray,
+    targets: List[nd.NDArray],
+    trunk: Trunk,
+    heads: Sequence[Head],
+    scales: Optional[Sequence[LossScale]],
+) -> List[tuple]:
+    """Gradients of one part of a batch; returns (losses, logits) of each head."""
     if trunk.trainer is not None:
         with autograd.record():
-            features = trunk.encoder(images)
+            features = trunk.features(images)
             outputs = [head.block(target, *head.block.subnet.inputs(features)) for head, target in zip(heads, targets)]
-        autograd.backward([loss for loss, _ in outputs])
+        losses = [loss for loss, _ in outputs]
+        factors = None if scales is None else [nd.full(x.shape, s.value, ctx=x.ctx) for x, s in zip(losses, scales)]
+        autograd.backward(losses, factors)
         return outputs
-    features = trunk.encoder(images)
+    features = trunk.features(images)
     outputs = []
-    for head, target in zip(heads, targets):
+    for index, (head, target) in enumerate(zip(heads, targets)):
         with autograd.record():
-            output = head.block(target, *head.block.subnet.inputs(features))
-        output[0].backward()  # one head at a time: its graph is freed before the next one's is made
-        outputs.append(output)
+            loss, logits = head.block(target, *head.block.subnet.inputs(features))
+        factor = None if scales is None else nd.full(loss.shape, scales[index].value, ctx=loss.ctx)
+        loss.backward(factor)  # one head at a time: its graph is freed before the next one's is made
+        outputs.append((loss, logits))
     return outputs
+
+
+def loss_scales(trunk: Trunk, heads: Sequence[Head]) -> List[LossScale]:
+    """Mixed precision's loss scale of each head: its own, or, where the trunk is trained with them, one for all."""
+    if trunk.trainer is not None:
+        return [LossScale()] * len(heads)
+    return [LossScale() for _ in heads]
+
+
+def _update(trunk: Trunk, heads: Sequence[Head], scales: Optional[Sequence[LossScale]], batch_size: int) -> None:
+    if scales is None:
+        for trainer in _trainers(trunk, heads):
+            trainer.step(batch_size)
+        return
+    if trunk.trainer is not None:
+        _scaled_update(_trainers(trunk, heads), scales[0], batch_size)
+        return
+    for head, scale in zip(heads, scales):  # one that overflows does not hold up the others
+        _scaled_update([head.trainer], scale, batch_size)
+
+
+def _scaled_update(trainers: List[mx.gluon.Trainer], scale: LossScale, batch_size: int) -> None:
+    """Update with gradients that are `scale.value` times too large, or not at all where one of them overflowed."""
+    for trainer in trainers:
+        trainer.allreduce_grads()  # all devices now hold the same ones
+    finite = all_finite([parameter.list_grad()[0] for parameter in _trained(trainers)])
+    if finite:
+        for trainer in trainers:
+            trainer.update(batch_size * scale.value)
+    scale.record(finite)
 
 
 def _trainers(trunk: Trunk, heads: Sequence[Head]) -> List[mx.gluon.Trainer]:
     return ([] if trunk.trainer is None else [trunk.trainer]) + [head.trainer for head in heads]
+
+
+def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
+    """Their parameters that have gradients."""
+    return [parameter for trainer in trainers for parameter in trainer._params if parameter.grad_req != "null"]
 
 
 @dataclass
@@ -163,8 +236,12 @@ def run_epoch(
     schedule: Schedule,
     updates: int,
     bar: tqdm,
+    scales: Optional[Sequence[LossScale]] = None,
 ) -> EpochMetrics:
-    """`updates` steps of epoch `epoch`; ConfsegError where a loss is not finite, naming epoch, update and images."""
+    """`updates` steps of epoch `epoch`; ConfsegError where a loss is not finite, naming epoch, update and images.
+
+    So too where mixed precision's gradients overflow at every loss scale down to 1.
+    """
     metrics = EpochMetrics.empty(heads)
     for index, batch in zip(range(updates), batches):
         factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
@@ -172,13 +249,15 @@ def run_epoch(
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
         for head in heads:
             head.trainer.set_learning_rate(factor * head.learning_rate)
-        losses, logits = step(batch, trunk, heads, devices, schedule.loss_stride)
+        losses, logits = step(batch, trunk, heads, devices, schedule, scales)
+        where = f"in epoch {epoch + 1}, update {index + 1} (images {', '.join(batch.ids)}); lower the learning rate"
+        where += "" if scales is None else ", or set amp: false"
         bad = [head.name for head, loss in zip(heads, losses) if not np.isfinite(loss).all()]
         if bad:
-            raise ConfsegError(
-                f"the loss of {', '.join(bad)} is not finite in epoch {epoch + 1}, update {index + 1} "
-                f"(images {', '.join(batch.ids)}); lower the learning rate"
-            )
+            raise ConfsegError(f"the loss of {', '.join(bad)} is not finite {where}")
+        bad = [head.name for head, scale in zip(heads, scales or ()) if scale.value < 1]
+        if bad:
+            raise ConfsegError(f"the gradients of {', '.join(bad)} overflow at every loss scale {where}")
         metrics.add(heads, batch, losses, logits)
         if index % 10 == 9 or index == updates - 1:
             bar.set_postfix(metrics.summary(), refresh=False)
@@ -196,11 +275,13 @@ def fit(
     checkpoint_path: Path,
     title: str,
     first_epoch: int = 0,
+    amp: bool = False,
     on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
 ) -> None:
     """Train for schedule.epochs, continuing from `checkpoint_path` where it exists; a checkpoint after every epoch.
 
     `first_epoch` offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops.
+    `amp` scales the losses, for a trunk and heads in mixed precision.
     """
     updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
     previous = checkpoint_path.with_name(f"previous-{checkpoint_path.name}")
@@ -208,6 +289,9 @@ def fit(
     for line in damaged:
         _log.warning("%s; falling back to the checkpoint before it", line)
     done = meta or {"epoch": 0, "seconds": 0.0}
+    scales = loss_scales(trunk, heads) if amp else None
+    for scale, saved in zip(scales or (), done.get("loss_scales", ())):
+        scale.value, scale.steady = saved["value"], saved["steady"]
     start, earlier, started = done["epoch"], done["seconds"], time.monotonic()
     if start:
         _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
@@ -223,12 +307,14 @@ def fit(
                 schedule=schedule,
                 updates=updates,
                 bar=bar,
+                scales=scales,
             )
             average_statistics(trunk.encoder, heads)
             if checkpoint_path.exists():
                 checkpoint_path.replace(previous)
             seconds = earlier + time.monotonic() - started
-            checkpoint.save(checkpoint_path, _trainers(trunk, heads), {"epoch": epoch + 1, "seconds": seconds})
+            state = {"epoch": epoch + 1, "seconds": seconds, "loss_scales": [asdict(s) for s in scales or ()]}
+            checkpoint.save(checkpoint_path, _trainers(trunk, heads), state)
             on_epoch(epoch, metrics)
 
 
@@ -239,3 +325,10 @@ def average_statistics(encoder: mx.gluon.Block, heads: Sequence[Head]) -> None:
             values = parameter.list_data()
             if len(values) > 1:
                 parameter.set_data(nd.array(np.mean([v.asnumpy() for v in values], axis=0), dtype=parameter.dtype))
+
+
+def has_moving_statistics(block: mx.gluon.Block) -> bool:
+    """Whether a BatchNorm in it takes its statistics from the images of a pass."""
+    if isinstance(block, mx.gluon.nn.BatchNorm):
+        return not block._kwargs["use_global_stats"]
+    return any(map(has_moving_statistics, block._children.values()))

@@ -120,3 +120,11 @@ def test_every_kind_of_loss_has_settings_that_exist():
     assert set(config.LOSS_SETTINGS) == set(kinds)
     used = {key for settings in config.LOSS_SETTINGS.values() for key in settings}
     assert used | {"kind"} == set(config.Loss.model_fields)
+
+
+def test_the_batch_size_of_a_file_is_that_without_overrides(tmp_path):
+    write(tmp_path / "base.yaml", {**MINIMAL, "baseline": {"batch_size": 16}})
+    child = write(tmp_path / "child.yaml", {"_base_": "base.yaml", "subnets": {"epochs": 2}})
+    assert config.load(child, ["baseline.batch_size=4"]).baseline.batch_size == 4
+    assert config.batch_size_of_file(child, "baseline") == 16
+    assert config.batch_size_of_file(child, "subnets") == config.load(child).subnets.batch_size == 8
