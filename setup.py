@@ -49,6 +49,7 @@ EXTRAS = {
     ],
     "onnx": ONNX,
     "cityscapes": CITYSCAPES,
+    "notebook": ["jupyterlab>=3"],
     "test": [
         *ONNX,
         *CITYSCAPES,
@@ -56,6 +57,8 @@ EXTRAS = {
         "hypothesis>=6",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1",
+        "nbclient>=0.6",
+        "ipykernel>=6",
     ],
 }
 

@@ -7,7 +7,8 @@ that the losses and `Upsample` are made of. Here one block's graph is converted,
 from dataclasses import dataclass
 from typing import Sequence
 
-from .backend import gpu_capabilities, mx
+from .backend import mx
+from .cuda import query_driver
 from .errors import ConfsegError
 
 amp, nd = mx.contrib.amp, mx.nd
@@ -45,7 +46,7 @@ def half_type(devices: Sequence[mx.Context]) -> str:
     """ "float16" for GPUs, "bfloat16" for CPUs; ConfsegError where a device cannot train with it."""
     kinds = {device.device_type for device in devices}
     if kinds == {"gpu"}:
-        found = gpu_capabilities()
+        found = query_driver().gpus
         for name, capability in (found[device.device_id] for device in devices if device.device_id < len(found)):
             if capability < _FIRST_WITH_FLOAT16:
                 raise ConfsegError(f"amp: {name} (compute capability {capability[0]}.{capability[1]}) has no float16")

@@ -34,10 +34,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, base64 encoded."""
+    """A PNG with a caption; Jupyter shows it as a picture."""
 
     caption: str
-    data: str
+    png: bytes
+
+    @property
+    def base64(self) -> str:
+        """The PNG as text."""
+        return base64.b64encode(self.png).decode()
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def write(path: PathLike, sources: Sequence[Source]) -> None:
         introduction=_INTRODUCTION,
         sources=[f"{source.path.name} of {_described(source)}" for source in sources] + [_version_line(sources)],
         tables=paper_tables.all_tables(sets),
-        parts=[_part(each, sources) for each in sets],
+        parts=[part(each, sources) for each in sets],
         not_run=NOT_RUN,
     )
     write_text(path, text)
@@ -90,18 +98,19 @@ def _version_line(sources: Sequence[Source]) -> str:
     return f"page written by gluon_confseg {__version__}; runs made by {', '.join(made)}"
 
 
-def _part(each: RunSet, sources: Sequence[Source]) -> Part:
+def part(each: RunSet, sources: Sequence[Source]) -> Part:
+    """Tables and pictures of runs that differ in the seed only; the pictures are of the first seed that has them."""
     homes = {id(source.results): source.path.parent for source in sources}
     shown, missing = _overlays(each, homes)
     return Part(
         f"{each.first.name}: {each.label}",
         (results.seeds_table(each.runs), results.class_table(each.first)),
-        tuple([*drawn_figures(each), *shown]),
+        tuple([*_drawn(each), *shown]),
         tuple(missing),
     )
 
 
-def drawn_figures(each: RunSet) -> List[Picture]:
+def _drawn(each: RunSet) -> List[Picture]:
     """The counterparts of the paper's Figures 2, 5 and 6, of the first seed."""
     run, last = each.first, each.best()
     index = {name: i for i, name in enumerate(run.classes)}
@@ -113,7 +122,7 @@ def drawn_figures(each: RunSet) -> List[Picture]:
         def add(caption: str, draw, *arguments, **options) -> None:
             file = Path(scratch) / f"{len(made)}.png"
             draw(file, *arguments, **options)
-            made.append(Picture(caption, base64.b64encode(file.read_bytes()).decode()))
+            made.append(Picture(caption, file.read_bytes()))
 
         add(
             f"As Figure 2 and 7: confusion matrices before and after, rows are the truth, groups outlined ({where}).",
@@ -141,5 +150,5 @@ def _overlays(each: RunSet, homes: Dict[int, Path]) -> Tuple[List[Picture], List
     for run in each.runs:
         file = homes[id(run)] / OVERLAYS_FILE
         if file.is_file():
-            return [Picture(f"{caption}{run.seed}.", base64.b64encode(file.read_bytes()).decode())], []
+            return [Picture(f"{caption}{run.seed}.", file.read_bytes())], []
     return [], ["Figures 8 and 9 need the pictures of a run's folder; only its results.json was given."]

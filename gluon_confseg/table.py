@@ -27,6 +27,10 @@ class Table:
         notes = [f"- {note}".replace("*", r"\*") for note in self.notes]
         return "\n".join([body, "", *notes]) if notes else body
 
+    def _repr_markdown_(self) -> str:
+        """What Jupyter shows."""
+        return f"**{self.title}**\n\n{self.markdown()}"
+
     def plain(self) -> str:
         """The table as aligned text, and its notes, without the title."""
         body = tabulate(self.rows, self.headers, tablefmt="simple", disable_numparse=True, colalign=self._align())

@@ -14,6 +14,7 @@ from test_training import CPU, TWO, Batches, assert_identical, fit, make_encoder
 
 from gluon_confseg import backend, checkpoint, mixed_precision, training
 from gluon_confseg.backend import mx
+from gluon_confseg.cuda import Driver
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.mixed_precision import LossScale, half_type, to_half
 from gluon_confseg.nn import Subnet
@@ -251,9 +252,11 @@ def test_the_type_of_a_device(monkeypatch):
     assert half_type(TWO) == "bfloat16"
     gpu = [mx.gpu(0), mx.gpu(1)]
     for capability in ((8, 6), (5, 3)):
-        monkeypatch.setattr(mixed_precision, "gpu_capabilities", lambda found=capability: [("A", found)] * 2)
+        monkeypatch.setattr(
+            mixed_precision, "query_driver", lambda found=capability: Driver("", gpus=[("A", found)] * 2)
+        )
         assert half_type(gpu) == "float16"
-    monkeypatch.setattr(mixed_precision, "gpu_capabilities", lambda: [("A", (8, 6)), ("Old", (5, 2))])
+    monkeypatch.setattr(mixed_precision, "query_driver", lambda: Driver("", gpus=[("A", (8, 6)), ("Old", (5, 2))]))
     assert half_type(gpu[:1]) == "float16"
     with pytest.raises(ConfsegError, match=r"amp: Old \(compute capability 5\.2\) has no float16"):
         half_type(gpu)

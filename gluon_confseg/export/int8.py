@@ -126,10 +126,10 @@ class _First:
     def __init__(self, dataset: SegmentationDataset, limit: Optional[int]):
         self.name, self.split = dataset.name, dataset.split
         self.image, self.label = dataset.image, dataset.label
-        self._count = min(len(dataset), limit or len(dataset))
+        self.ids = dataset.ids[:limit]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.ids)
 
 
 class _Labeller:
@@ -138,9 +138,9 @@ class _Labeller:
     def __init__(self, images: Images, graphs: Dict[str, Run]):
         self._images, self._graphs = images, graphs
 
-    def launch(self, image: np.ndarray) -> Dict[str, mx.nd.NDArray]:
+    def launch(self, image: np.ndarray) -> Iterator[Dict[str, mx.nd.NDArray]]:
         batch = self._images.prepare(image)
-        return {key: _label_map(graph(batch), image.shape[:2]) for key, graph in self._graphs.items()}
+        yield {key: _label_map(graph(batch), image.shape[:2]) for key, graph in self._graphs.items()}
 
 
 def _label_map(output: np.ndarray, size: Tuple[int, int]) -> mx.nd.NDArray:

@@ -3,9 +3,10 @@
     python tools/benchmarks/fused_inference.py [--encoder resnet101_v1b] [--size 1024x2048] [--repeats 5]
 
 Random weights, normalised random image, label map as the result. Prints seconds by turns, the ratio of the
-multiply-adds, and each network's peak memory in a process of its own.
+multiply-adds, and each network's peak memory in a process of its own. OMP_NUM_THREADS sets the threads.
 """
 
+import os
 import resource
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from gluon_confseg.complexity import count
 from gluon_confseg.groups import named
 from gluon_confseg.labels import CITYSCAPES
 from gluon_confseg.nn import ConfSegNet, Fusion, MergedSubnets, Subnet, get_encoder
+from gluon_confseg.options import parse_size
 
 ONE, FUSED, SEPARATE = "one head", "fused", "fused, hidden convolutions one by one"
 
@@ -52,6 +54,10 @@ def label_map(network: ConfSegNet, image: np.ndarray) -> np.ndarray:
     return network(mx.nd.array(image)).argmax(axis=1).astype("uint8").asnumpy()
 
 
+def multiply_adds(network: ConfSegNet, shape: Tuple[int, ...]) -> int:
+    return count(network(mx.sym.var("data")), {"data": shape}).multiply_adds
+
+
 def peak_gigabytes(arguments: Tuple[str, ...], key: str) -> float:
     """Largest resident size of a process that runs one network twice."""
     start = [sys.executable, __file__, *arguments, "--memory-of", key]
@@ -64,8 +70,7 @@ def peak_gigabytes(arguments: Tuple[str, ...], key: str) -> float:
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--memory-of", hidden=True)
 def main(encoder: str, size: str, repeats: int, memory_of: str) -> None:
-    height, width = map(int, size.split("x"))
-    image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype("float32")
+    image = np.random.default_rng(0).normal(size=(1, 3, *parse_size(size))).astype("float32")
     if memory_of:
         (network,) = networks(encoder, (memory_of,)).values()
         for _ in range(2):
@@ -73,8 +78,9 @@ def main(encoder: str, size: str, repeats: int, memory_of: str) -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
     made = networks(encoder, (ONE, FUSED, SEPARATE))
-    additions = {key: count(network, (height, width)).multiply_adds for key, network in made.items()}
-    print(f"{encoder}, {size}, {CITYSCAPES.num_classes} classes, float32, {mx.runtime.Features()['MKLDNN']}\n")
+    additions = {key: multiply_adds(network, image.shape) for key, network in made.items()}
+    threads = os.environ.get("OMP_NUM_THREADS", "default")
+    print(f"{encoder}, {size}, {CITYSCAPES.num_classes} classes, float32, CPU, OMP_NUM_THREADS {threads}\n")
     seconds = measure({key: lambda n=network: label_map(n, image) for key, network in made.items()}, repeats)
     print(table(seconds, ONE))
     work = additions[FUSED] / additions[ONE]
