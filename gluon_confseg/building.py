@@ -12,6 +12,7 @@ from .config import LOSS_SETTINGS, Cell, Config, Loss, Schedule
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .files import atomic_path
+from .groups import OutputSpace, OutputSpaces
 from .inference import Manner, Predictor, View
 from .mixed_precision import half_type, to_half
 from .nn import (
@@ -32,7 +33,7 @@ from .nn import (
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters
-from .run import BASELINE, CONFUSION_FILE, ENCODER_FILE, HeadName, Run, TrainedRun, read_groups
+from .run import BASELINE, CONFUSION_FILE, ENCODER_FILE, HeadName, Run, TrainedRun, read_spaces
 from .training import Head, HeadLoss, Trunk, make_trainer
 
 _log = logging.getLogger(__name__)
@@ -42,11 +43,8 @@ SMALL_DIAGONAL = 0.1  # c_ii below this starves the class under the paper's loss
 
 def needed_heads(cells: Tuple[Cell, ...], num_groups: int) -> List[HeadName]:
     """The heads that the cells fuse, each once: subnet 0 first, then group by group."""
-    names = {HeadName(0, cell.subnet0) for cell in cells}
-    for cell in cells:
-        if cell.subnets is not None:
-            names |= {HeadName(m, cell.subnets) for m in range(1, num_groups + 1)}
-    return sorted(names, key=lambda name: (name.subnet, name.loss))
+    names = {name for cell in cells for name in _fused(cell, num_groups)}
+    return sorted(names, key=lambda name: (name.subnet, name.loss, name.spaces))
 
 
 def make_loss(settings: Loss, matrix: ConfusionMatrix) -> mx.gluon.HybridBlock:
@@ -89,17 +87,20 @@ def label_table(output_of_class: np.ndarray) -> np.ndarray:
     return table
 
 
-def make_view(cell: Cell, found: List[groups.ClassGroup], num_classes: int, frequency: np.ndarray) -> View:
-    fused = [] if cell.subnets is None else found
-    fusion = Fusion(
-        fused,
-        num_classes,
-        rule=cell.rule,
-        others=cell.others,
-        class_frequency=frequency,
-        adjustment=cell.adjustment,
-    )
-    return View(tuple(map(str, _fused(cell, found))), fusion)
+def make_fusion(cell: Cell, spaces: OutputSpaces, num_classes: int, frequency: np.ndarray) -> Fusion:
+    fused = [] if cell.subnets is None else spaces[cell.spaces]
+    options = {"rule": cell.rule, "others": cell.others, "adjustment": cell.adjustment}
+    return Fusion(fused, num_classes, class_frequency=frequency, **options)
+
+
+def make_view(cell: Cell, spaces: OutputSpaces, num_classes: int, frequency: np.ndarray) -> View:
+    names = _fused(cell, len(spaces["groups"]))
+    return View(tuple(map(str, names)), make_fusion(cell, spaces, num_classes, frequency))
+
+
+def space_of(name: HeadName, spaces: OutputSpaces) -> OutputSpace:
+    """What a head tells apart; None is all classes."""
+    return spaces[name.spaces][name.subnet - 1] if name.subnet else None
 
 
 def _seed_for(run: Run, name: str) -> None:
@@ -137,13 +138,13 @@ def make_trunk(run: Run, encoder: mx.gluon.HybridBlock, schedule: Optional[Sched
 
 
 def make_subnet(
-    config: Config, subnet: int, num_classes: int, found: List[groups.ClassGroup], encoder: mx.gluon.HybridBlock
+    config: Config, name: HeadName, num_classes: int, spaces: OutputSpaces, encoder: mx.gluon.HybridBlock
 ) -> mx.gluon.HybridBlock:
-    """Subnet 0, which is the encoder's own head where it has one, or that of a group (1..M), not initialised."""
-    if not subnet and hasattr(encoder, "new_head"):
+    """Subnet 0, which is the encoder's own head where it has one, or another one (1..M), not initialised."""
+    if not name.subnet and hasattr(encoder, "new_head"):
         return encoder.new_head(num_classes)
-    settings = config.subnet if subnet else config.subnet0
-    outputs = len(found[subnet - 1].classes) + 1 if subnet else num_classes
+    settings, group = config.subnet if name.subnet else config.subnet0, space_of(name, spaces)
+    outputs = num_classes if group is None else len(group.classes) + 1
     return SubnetBlock(outputs, **settings.model_dump(exclude={"weights"}))
 
 
@@ -153,10 +154,10 @@ def new_head(
     encoder: mx.gluon.HybridBlock,
     loss: mx.gluon.HybridBlock,
     schedule: Schedule,
-    found: Optional[List[groups.ClassGroup]] = None,
+    spaces: Optional[OutputSpaces] = None,
 ) -> Head:
     """A head ready to train: at random, or, for a second-stage subnet 0, from the baseline's head."""
-    subnet = make_subnet(run.config, name.subnet, run.num_classes, found or [], encoder)
+    subnet = make_subnet(run.config, name, run.num_classes, spaces or {}, encoder)
     _seed_for(run, str(name))
     subnet.initialize(mx.init.MSRAPrelu(slope=0), ctx=run.devices)
     features = encoder(mx.nd.zeros((1, 3, 32, 32), ctx=run.devices[0]))
@@ -169,17 +170,23 @@ def new_head(
         rate = run.config.subnets.finetune_learning_rate
     elif name.subnet == 0:
         _load_subnet0(subnet, run.config, run.devices)
-    if encoder.output_stride % schedule.loss_stride:
-        raise ConfsegError(
-            f"loss_stride: {schedule.loss_stride} does not divide the encoder's output stride {encoder.output_stride}"
-        )
+    stride = schedule.loss_stride
+    if name.loss != BASELINE:
+        stride = run.config.losses[name.loss].stride or stride
+    if encoder.output_stride % stride:
+        raise ConfsegError(f"loss_stride: {stride} does not divide the encoder's output stride {encoder.output_stride}")
     half = to_half(subnet, len(inputs), half_type(run.devices)) if run.config.amp else None
-    block = HeadLoss(subnet, loss, encoder.output_stride // schedule.loss_stride, half)
+    block = HeadLoss(subnet, loss, encoder.output_stride // stride, half)
     block.upsample.initialize(ctx=run.devices)
     loss.initialize(ctx=run.devices)
     block.hybridize(static_alloc=True)
-    mapping = group_mapping(found[name.subnet - 1], run.num_classes) if name.subnet else np.arange(run.num_classes)
-    return Head(str(name), block, make_trainer(subnet, schedule), rate, label_table(mapping))
+    table = label_table(output_of_class(space_of(name, spaces or {}), run.num_classes))
+    return Head(str(name), block, make_trainer(subnet, schedule), rate, table, stride)
+
+
+def output_of_class(group: OutputSpace, num_classes: int) -> np.ndarray:
+    """int64 (K,): a subnet's output for each class."""
+    return np.arange(num_classes) if group is None else group_mapping(group, num_classes)
 
 
 def _load_subnet0(subnet: mx.gluon.HybridBlock, config: Config, devices: List[mx.Context]) -> None:
@@ -214,11 +221,12 @@ def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSeg
 
     Raises ConfsegError for a cell that is not in the run's config.
     """
-    cell, found = find_cell(run, cell_key), read_groups(run)
+    cell, spaces = find_cell(run, cell_key), read_spaces(run)
     counts = ConfusionMatrix.load(run.folder / CONFUSION_FILE).counts
-    fusion = make_view(cell, found, run.num_classes, counts.sum(axis=1) / counts.sum()).fusion
+    fusion = make_fusion(cell, spaces, run.num_classes, counts.sum(axis=1) / counts.sum())
     encoder = load_encoder(run, [device])
-    subnets = [_load_subnet(run, name, found, encoder, device) for name in _fused(cell, found)]
+    names = _fused(cell, len(spaces["groups"]))
+    subnets = [_load_subnet(run, name, spaces, encoder, device) for name in names]
     merged = MergedSubnets(subnets)
     merged.copy_values(subnets)
     network = ConfSegNet(encoder, merged, fusion)
@@ -229,26 +237,27 @@ def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSeg
 
 def bare_network(run: TrainedRun, cell: Cell, found: List[groups.ClassGroup]) -> ConfSegNet:
     """The network that `build_network` makes, from settings alone: without values, which take no memory."""
-    fusion = make_view(cell, found, run.num_classes, np.full(run.num_classes, 1 / run.num_classes)).fusion
+    spaces = groups.output_spaces(found, run.num_classes, run.config.seed)
+    fusion = make_fusion(cell, spaces, run.num_classes, np.full(run.num_classes, 1 / run.num_classes))
     encoder = make_encoder(run.config.encoder.name, model=run.config.encoder.model, frozen_batchnorm=True)
-    heads = [make_subnet(run.config, name.subnet, run.num_classes, found, encoder) for name in _fused(cell, found)]
+    heads = [make_subnet(run.config, name, run.num_classes, spaces, encoder) for name in _fused(cell, len(found))]
     return ConfSegNet(encoder, MergedSubnets(heads), fusion)
 
 
-def _fused(cell: Cell, found: List[groups.ClassGroup]) -> List[HeadName]:
+def _fused(cell: Cell, num_groups: int) -> List[HeadName]:
     """The heads that a cell fuses."""
-    others = [] if cell.subnets is None else [HeadName(m, cell.subnets) for m in range(1, len(found) + 1)]
-    return [HeadName(0, cell.subnet0), *others]
+    numbers = range(1, num_groups + 1) if cell.subnets is not None else ()
+    return [HeadName(0, cell.subnet0), *(HeadName(m, str(cell.subnets), cell.spaces) for m in numbers)]
 
 
 def _load_subnet(
     run: TrainedRun,
     name: HeadName,
-    found: List[groups.ClassGroup],
+    spaces: OutputSpaces,
     encoder: mx.gluon.HybridBlock,
     device: mx.Context,
 ) -> mx.gluon.HybridBlock:
-    subnet = make_subnet(run.config, name.subnet, run.num_classes, found, encoder)
+    subnet = make_subnet(run.config, name, run.num_classes, spaces, encoder)
     load_parameters(subnet, run.folder / name.file, [device])
     subnet.hybridize()
     return subnet
@@ -257,7 +266,7 @@ def _load_subnet(
 def make_predictors(
     run: TrainedRun,
     names: List[HeadName],
-    found: List[groups.ClassGroup],
+    spaces: OutputSpaces,
     views: Callable[[], Dict[str, View]],
     manner: Optional[Manner] = None,
 ) -> List[Predictor]:
@@ -266,7 +275,7 @@ def make_predictors(
     predictors = []
     for device in run.devices:
         encoder = load_encoder(run, [device])
-        subnets = {str(name): _load_subnet(run, name, found, encoder, device) for name in names}
+        subnets = {str(name): _load_subnet(run, name, spaces, encoder, device) for name in names}
         made = views()
         for view in made.values():
             if view.fusion is not None:

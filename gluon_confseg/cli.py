@@ -8,7 +8,7 @@ import click
 
 from . import __version__
 from .errors import ConfsegError
-from .options import parse_scales, parse_size
+from .options import parse_scales, parse_seeds, parse_size
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -78,6 +78,41 @@ def run(
 
 
 @cli.command()
+@click.argument("name")
+@click.option("--study", "file", metavar="FILE", help="Cells, losses and seeds. Default: experiments/study.yaml.")
+@click.option("--seeds", "numbers", metavar="0-4,7", help="Default: those of the study's file.")
+@click.option("--data-root", metavar="DIR", help="The data set. Default: as for confseg run.")
+@click.option("--output", metavar="DIR", help="Folder of the runs and tables. Default: runs/NAME-study.")
+@click.option("--gpus", metavar="0,1", help=GPUS_HELP)
+@click.option("--cpu", is_flag=True, help="Use the CPU.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of the config.")
+@click.option("--restart", is_flag=True, help="As for confseg run.")
+def study(
+    name: str,
+    file: Optional[str],
+    numbers: Optional[str],
+    data_root: Optional[str],
+    output: Optional[str],
+    gpus: Optional[str],
+    cpu: bool,
+    overrides: Tuple[str, ...],
+    restart: bool,
+) -> None:
+    """Run a config with a study's cells over several seeds, and test the differences paired by seed.
+
+    NAME is a config, as for confseg run. A seed has one baseline, and all its heads are trained in one pass. Run again,
+    it continues; more seeds may be added later.
+    """
+    path, settings = config_path(name), [*overrides, *device_setting(gpus, cpu)]
+    seeds = parse_seeds(numbers) if numbers else None
+    from . import study as studies
+
+    plan = studies.read(Path(file) if file else CONFIGS.parent / "study.yaml", seeds)
+    folder = Path(output) if output else Path("runs") / f"{path.stem}-study"
+    studies.run(path, plan, folder, overrides=settings, data_root=data_root, restart=restart)
+
+
+@cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--classes", is_flag=True, help="Print the per-class table of each run as well.")
 def table(runs: Tuple[str, ...], classes: bool) -> None:
@@ -85,10 +120,10 @@ def table(runs: Tuple[str, ...], classes: bool) -> None:
 
     RUN is a run's folder or a results.json.
     """
-    from . import results
+    from . import results, seeds
 
     found = [results.read(Path(run) / "results.json" if Path(run).is_dir() else run) for run in runs]
-    print(results.seeds_table(found).markdown())
+    print("\n\n".join(each.markdown() for each in seeds.tables(found)))
     for each in found if classes else ():
         print(f"\nseed {each.seed}\n\n{results.class_table(each).markdown()}")
 

@@ -14,6 +14,7 @@ BASE_KEY = "_base_"
 MIN_WINDOW = 32  # pixels: a smaller window shows a network next to nothing
 
 WindowSide = Annotated[int, Field(ge=MIN_WINDOW)]
+Spaces = Literal["groups", "random", "all"]
 
 
 class Section(BaseModel):
@@ -145,12 +146,15 @@ LOSS_SETTINGS = {  # the settings that each kind of loss has
     "loss_max_pooling": ("p", "support"),
     "logit_adjusted": ("tau",),
 }
+LOSS_OPTIONS = ("stride", "counted_on")  # those that every kind has; absent where they are not given
 
 
 class Loss(Section):
     """`cross_entropy`, optionally weighted by w_i = c_ii + lam (1 - c_ii), the paper's `confusion` loss, or a rival.
 
     The rivals and their settings are those of nn/class_weights.py and nn/competing_losses.py, with published defaults.
+    `stride` replaces the schedule's `loss_stride`; `counted_on`, the split of the confusion matrix that the loss takes
+    its weights from, replaces `confusion_images`.
     """
 
     kind: Literal[
@@ -173,34 +177,55 @@ class Loss(Section):
     p: float = Field(1.7, ge=1.1)
     support: float = Field(0.25, gt=0, le=1)
     tau: float = Field(1.0, ge=0)
+    stride: Optional[int] = Field(None, gt=0)
+    counted_on: Optional[Literal["train", "val"]] = None
 
     @model_validator(mode="after")
     def _settings_of_its_kind(self) -> "Loss":
         own = LOSS_SETTINGS[self.kind]
         for key, field in type(self).model_fields.items():
             # the default is let through: a run's config.json names lam and diagonal for every kind
-            if key not in ("kind", *own) and getattr(self, key) != field.default:
+            if key not in ("kind", *own, *LOSS_OPTIONS) and getattr(self, key) != field.default:
                 raise ValueError(f"{self.kind} has no setting {key!r}; it has {', '.join(own) or 'none'}")
         return self
 
     @model_serializer(mode="wrap")
     def _without_those_of_other_kinds(self, handler: Callable[["Loss"], Dict[str, Any]]) -> Dict[str, Any]:
         # but lam and diagonal, older than the rivals, or the stages of finished runs would count as changed
-        kept = ("kind", "lam", "diagonal", *LOSS_SETTINGS[self.kind])
+        kept = ["kind", "lam", "diagonal", *LOSS_SETTINGS[self.kind]]
+        kept += [key for key in LOSS_OPTIONS if getattr(self, key) is not None]
         return {key: value for key, value in handler(self).items() if key in kept}
 
 
 class Cell(Section):
-    """One cell of the result table: which heads are fused and how. "baseline" is the head of the first stage."""
+    """One cell of the result table: which heads are fused and how. "baseline" is the head of the first stage.
+
+    `spaces`: what the heads beside subnet 0 tell apart: the confusing groups (the paper), or, as controls, random
+    groups of the same sizes, or all classes (as many ordinary heads, each from its own random weights).
+    """
 
     key: str
     title: str
     role: Literal["baseline", "paper", "control", "variant"] = "variant"
     subnet0: str = "baseline"
     subnets: Optional[str] = None
+    spaces: Spaces = "groups"
     rule: Literal["sum", "product"] = "sum"
     others: Literal["copy", "divide", "proportional"] = "copy"
     adjustment: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _spaces_of_subnets(self) -> "Cell":
+        if self.subnets is None and self.spaces != "groups":
+            raise ValueError(f"spaces: {self.spaces} says what subnets tell apart, and this cell has none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_spaces(self, handler: Callable[["Cell"], Dict[str, Any]]) -> Dict[str, Any]:
+        tree = handler(self)
+        if self.spaces == "groups":
+            del tree["spaces"]  # younger than committed runs, which would count as changed
+        return tree
 
 
 class Evaluation(Section):
@@ -215,7 +240,10 @@ class Evaluation(Section):
 
 
 class Config(Section):
-    """Everything a run depends on. `amp`: train in mixed precision, see mixed_precision.py."""
+    """Everything a run depends on. `amp`: train in mixed precision, see mixed_precision.py.
+
+    `comparisons`: pairs of cells [a, b] whose difference a - b the table over seeds tests.
+    """
 
     name: str
     description: str = ""
@@ -236,10 +264,21 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     losses: Dict[str, Loss]
     cells: Tuple[Cell, ...]
+    comparisons: Tuple[Tuple[str, str], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_comparisons(self, handler: Callable[["Config"], Dict[str, Any]]) -> Dict[str, Any]:
+        tree = handler(self)
+        if not self.comparisons:
+            del tree["comparisons"]  # younger than committed runs, which could not be averaged with new ones
+        return tree
 
     @model_validator(mode="after")
     def _cells(self) -> "Config":
         keys = [cell.key for cell in self.cells]
+        for key in (key for pair in self.comparisons for key in pair):
+            if key not in keys:
+                raise ValueError(f"comparisons: there is no cell {key!r}; cells: has {', '.join(keys)}")
         if len(set(keys)) != len(keys):
             raise ValueError("cells: two cells have the same key")
         if [cell.key for cell in self.cells if cell.role == "baseline"] != keys[:1]:
@@ -261,13 +300,14 @@ class Config(Section):
         return self
 
 
-def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
+def load(path: Union[str, Path], overrides: Sequence[str] = (), overlay: Optional[Dict[str, Any]] = None) -> Config:
     """Read a YAML file (with `_base_` inheritance), apply `key.sub=value` overrides (values are YAML), and validate.
 
-    Raises ConfsegError naming the file and the key.
+    `overlay` is a tree of settings that is laid over the file's before that. Raises ConfsegError naming the file and
+    the key.
     """
     path = Path(path)
-    tree = _read(path, ())
+    tree = _merge(read_tree(path), overlay or {})
     for override in overrides:
         _override(tree, override)
     return parse(tree, str(path))
@@ -275,7 +315,7 @@ def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
 
 def batch_size_of_file(path: Union[str, Path], stage: Literal["baseline", "subnets"]) -> Any:
     """The batch size of a stage in the file itself (and what it inherits), without overrides and not validated."""
-    schedule = _read(Path(path), ()).get(stage)
+    schedule = read_tree(Path(path)).get(stage)
     default = Schedule.model_fields["batch_size"].default
     return schedule.get("batch_size", default) if isinstance(schedule, dict) else default
 
@@ -295,7 +335,8 @@ def to_tree(config: Config) -> Dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _read(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
+def read_tree(path: Path, seen: Tuple[Path, ...] = ()) -> Dict[str, Any]:
+    """The settings of a YAML file and of what its `_base_` names, not validated."""
     if path.resolve() in seen:
         raise ConfsegError(f"{path}: {BASE_KEY} goes in a circle")
     try:
@@ -311,7 +352,7 @@ def _read(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise ConfsegError(f"{path}: {BASE_KEY} must be the name of one YAML file")
-    return _merge(_read(path.parent / base, (*seen, path.resolve())), tree)
+    return _merge(read_tree(path.parent / base, (*seen, path.resolve())), tree)
 
 
 def _merge(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
@@ -33,6 +33,22 @@ class ClassGroup:
     def mapping(self, num_classes: int) -> np.ndarray:
         """int64 (K,): this group's subnet output for each class; 0 = others (see confusion.group_mapping)."""
         return group_mapping(self, num_classes)
+
+
+OutputSpace = Optional[ClassGroup]  # what a subnet tells apart: a group's classes and "others", or, None, all classes
+OutputSpaces = Dict[str, List[OutputSpace]]  # subnets 1..M, for each kind of a cell's `spaces`
+
+
+def output_spaces(found: List[ClassGroup], num_classes: int, seed: int) -> OutputSpaces:
+    """The confusing groups, and their controls: random groups of the same sizes, and as many times all classes.
+
+    The random groups are drawn from `seed`; like the confusing ones they have no class in common.
+    """
+    order = np.random.default_rng(seed).permutation(num_classes)
+    ends = np.cumsum([len(group.classes) for group in found])[:-1]
+    drawn = np.split(order[: sum(len(group.classes) for group in found)], ends) if found else []
+    random = [ClassGroup(tuple(classes.tolist()), "drawn at random") for classes in drawn]
+    return {"groups": list(found), "random": list(random), "all": [None] * len(found)}
 
 
 def partition(

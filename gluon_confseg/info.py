@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
+import numpy as np
+
 from . import complexity, config, labels
 from .backend import mx
-from .building import find_cell, make_subnet
+from .building import find_cell, make_fusion, make_subnet, needed_heads
 from .complexity import Cost
 from .config import Cell, Config
 from .data import find_root, open_dataset
 from .errors import ConfsegError
-from .groups import ClassGroup
+from .groups import ClassGroup, output_spaces
 from .labels import LabelSet
-from .nn import ConfSegNet, Fusion, make_encoder
+from .nn import ConfSegNet, make_encoder
 from .run import TrainedRun, open_run, read_groups
 from .stages import named_groups
 
@@ -75,11 +77,10 @@ def parts(network: Described, size: Tuple[int, int]) -> List[Part]:
     """Encoder, each subnet, fusion with upsampling, and all together, for one image of `size` (height, width)."""
     settings, count = network.run.config, network.run.num_classes
     encoder = make_encoder(settings.encoder.name, model=settings.encoder.model)
-    fused = network.groups if network.cell.subnets is not None else []
-    subnets = [make_subnet(settings, m, count, fused, encoder) for m in range(len(fused) + 1)]
-    cell = network.cell
-    options = {"rule": cell.rule, "others": cell.others, "adjustment": cell.adjustment}
-    fusion = Fusion(fused, count, class_frequency=[1 / count] * count, **options)
+    spaces = output_spaces(network.groups, count, settings.seed)
+    names = needed_heads((network.cell,), len(network.groups))
+    subnets = [make_subnet(settings, name, count, spaces, encoder) for name in names]
+    fusion = make_fusion(network.cell, spaces, count, np.full(count, 1 / count))
     whole = ConfSegNet(encoder, subnets, fusion)
     return _parts(whole, encoder, network, size)
 
@@ -95,7 +96,9 @@ def _parts(whole: ConfSegNet, encoder: mx.gluon.HybridBlock, network: Described,
     logits = []
     for m, subnet in enumerate(whole.subnets):
         symbol = subnet(*subnet.inputs(maps))
-        rows.append(Part(_title(m, network), encoder.output_stride, _cost(subnet, symbol, shapes)))
+        rows.append(
+            Part(f"subnet {m} ({subnet.num_outputs} outputs)", encoder.output_stride, _cost(subnet, symbol, shapes))
+        )
         logits.append(mx.sym.var(f"logits{m}"))
         shapes[logits[m].name] = complexity.output_shapes(symbol, shapes)[0]
     fused = whole.upsample(whole.fusion(*logits), image)
@@ -108,12 +111,6 @@ def _cost(block: mx.gluon.HybridBlock, symbol: Any, shapes: Any) -> Cost:
     constants = [name for name, p in block.collect_params().items() if isinstance(p, mx.gluon.Constant)]
     whole = mx.sym.Group(list(symbol)) if isinstance(symbol, (tuple, list)) else symbol
     return complexity.count(whole, shapes, constants)
-
-
-def _title(m: int, network: Described) -> str:
-    if not m:
-        return f"subnet 0 ({network.run.num_classes} outputs)"
-    return f"subnet {m} ({len(network.groups[m - 1].classes) + 1} outputs)"
 
 
 def table(network: Described, size: Tuple[int, int]) -> str:

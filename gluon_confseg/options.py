@@ -1,7 +1,8 @@
 """What the texts of command line options mean: scales, sizes, windows."""
 
 import math
-from typing import Tuple
+import re
+from typing import List, Tuple
 
 from .errors import ConfsegError
 
@@ -32,3 +33,17 @@ def parse_size(text: str, option: str = "--size", least: int = 1) -> Tuple[int, 
     if min(height, width) < least:
         raise ConfsegError(f"{option} {text}: wants at least {least} pixels a side")
     return height, width
+
+
+def parse_seeds(text: str) -> List[int]:
+    """ "0-2,7" -> [0, 1, 2, 7]. Raises ConfsegError for anything else."""
+    seeds: List[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        if not found:
+            raise ConfsegError(f"--seeds {text}: wants numbers and ranges, for example 0-4,7")
+        first, last = int(found.group(1)), int(found.group(2) or found.group(1))
+        if not first <= last < first + 1000:
+            raise ConfsegError(f"--seeds {text}: {part.strip()} is no range of up to 1000 seeds")
+        seeds += range(first, last + 1)
+    return seeds

@@ -8,7 +8,7 @@ from typing import Dict, List, Sequence, Tuple
 
 import jinja2
 
-from . import __version__, figures, paper_tables, results
+from . import __version__, figures, paper_tables, results, seeds
 from .errors import ConfsegError
 from .files import PathLike, write_text
 from .paper_tables import NOT_RUN, RunSet
@@ -104,7 +104,7 @@ def part(each: RunSet, sources: Sequence[Source]) -> Part:
     shown, missing = _overlays(each, homes)
     return Part(
         f"{each.first.name}: {each.label}",
-        (results.seeds_table(each.runs), results.class_table(each.first)),
+        (*seeds.tables(each.runs), results.class_table(each.first)),
         tuple([*_drawn(each), *shown]),
         tuple(missing),
     )

@@ -6,7 +6,7 @@ Runs that differ in the seed only are one column. Scores are percent, gains and 
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
 
-from . import paper, results
+from . import paper, results, seeds
 from .errors import ConfsegError
 from .labels import get as label_set
 from .results import Cell, Results
@@ -62,7 +62,7 @@ def run_sets(runs: Sequence[Results]) -> List[RunSet]:
     """
     found: List[List[Results]] = []
     for run in runs:
-        home = next((group for group in found if results.comparable(group[0], run)), None)
+        home = next((group for group in found if seeds.comparable(group[0], run)), None)
         if home is None:
             found.append([run])
         elif any(other.seed == run.seed for other in home):
@@ -97,8 +97,8 @@ def table2(sets: Sequence[RunSet]) -> Table:
         rows.append((name, other.category or NONE, other.baseline, techniques, *map(_printed, numbers)))
     for each in _of_table(sets, 3):
         last = each.best()
-        base = results.spread([run.baseline.miou for run in each.runs])
-        improved, gain = results.spread([c.miou for c in each.same(last.key)]), results.spread(each.gains(last.key))
+        base = seeds.spread([run.baseline.miou for run in each.runs])
+        improved, gain = seeds.spread([c.miou for c in each.same(last.key)]), seeds.spread(each.gains(last.key))
         rows.append((f"this software: {each.label}", NONE, each.first.config["encoder"]["name"], NONE, base))
         rows[-1] += (improved, gain)
     if not _of_table(sets, 3):
@@ -160,12 +160,12 @@ def _ours(each: RunSet, key: str, paper_gain: float) -> List[str]:
     """[mIoU, gain, gain less the paper's]."""
     if not each.has(key):
         return [NOT_RUN] * 3
-    scores = results.spread([cell.miou for cell in each.same(key)])
+    scores = seeds.spread([cell.miou for cell in each.same(key)])
     if key == each.first.baseline.key:
         return [scores, NONE, NONE]
     gains = each.gains(key)
-    less = NONE if paper_gain is None else results.spread([g - paper_gain / 100 for g in gains], sign=True)
-    return [scores, results.spread(gains, sign=True), less]
+    less = NONE if paper_gain is None else seeds.spread([g - paper_gain / 100 for g in gains], sign=True)
+    return [scores, seeds.spread(gains, sign=True), less]
 
 
 def _printed(value: float) -> str:

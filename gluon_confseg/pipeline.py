@@ -34,13 +34,17 @@ def run(
     data_root: Optional[str] = None,
     output: Optional[str] = None,
     restart: bool = False,
+    overlay: Optional[Dict[str, Any]] = None,
 ) -> Path:
-    """Run the whole chain of a config; returns the run's folder. Raises ConfsegError for the user's mistakes."""
-    settings = config.load(config_path, overrides)
+    """Run the whole chain of a config; returns the run's folder. Raises ConfsegError for the user's mistakes.
+
+    `overlay` : a tree of settings laid over the config's, as a study has it
+    """
+    settings = config.load(config_path, overrides, overlay)
     root, source = find_root(settings.data.name, data_root)
     if root is None and settings.without_data:
         config_path = config_path.parent / settings.without_data
-        settings = config.load(config_path, overrides)
+        settings = config.load(config_path, overrides, overlay)
     folder = Path(output) if output else Path("runs") / f"{settings.name}-seed{settings.seed}"
     contexts = devices(settings.devices)
     if settings.amp:
@@ -118,16 +122,25 @@ def _open(settings: config.Config, root: Path) -> List[SegmentationDataset]:
 
 
 def _refuse_changed(this: Run) -> None:
-    """Raise ConfsegError where a finished stage was made with other settings or images."""
+    """Raise ConfsegError where a stage was finished or begun with other settings or images."""
     for stage in STAGES:
-        if not all(manifest_path(this.folder, name).exists() for name in (stage.name, *stage.upstream)):
+        finished, begun = manifest_path(this.folder, stage.name), _begun_path(this.folder, stage)
+        found = finished if finished.exists() else begun
+        if found == begun and not _checkpoints(this.folder, stage):
+            continue  # nothing to lose: a slip in the config that ended the first start may be mended
+        if not all(path.exists() for path in (found, *(manifest_path(this.folder, name) for name in stage.upstream))):
             continue
-        changed = _differences(read_json(manifest_path(this.folder, stage.name))["made_from"], _made_from(this, stage))
+        changed = _differences(read_json(found)["made_from"], _made_from(this, stage))
         if not _follows_from_upstream(changed):
             raise ConfsegError(
-                f"{this.folder}: stage {stage.name} was finished with other settings ({'; '.join(changed)}); "
-                "choose another --output, or --restart to redo it and what follows"
+                f"{this.folder}: stage {stage.name} was {'finished' if found == finished else 'begun'} with other "
+                f"settings ({'; '.join(changed)}); choose another --output, or --restart to redo it and what follows"
             )
+
+
+def _begun_path(folder: Path, stage: Stage) -> Path:
+    """Where a stage that is not finished says what it is being made from: its checkpoint belongs to that."""
+    return folder / "stages" / f"{stage.name}.begun.json"
 
 
 def _run_stage(this: Run, stage: Stage) -> None:
@@ -140,8 +153,13 @@ def _run_stage(this: Run, stage: Stage) -> None:
             _log.info("%s: finished before (%.0f s), skipped", stage.name, manifest["seconds"])
             return
         _log.warning("%s: done again, because of %s", stage.name, "; ".join(changed))
-        for stale in this.folder.glob(f"*{stage.name}.checkpoint.npz"):
-            stale.unlink()
+        _remove_checkpoints(this.folder, stage)
+    begun = _begun_path(this.folder, stage)
+    changed = _differences(read_json(begun)["made_from"], made_from) if begun.exists() else []
+    if changed:
+        _log.warning("%s: begun again, because of %s", stage.name, "; ".join(changed))
+        _remove_checkpoints(this.folder, stage)
+    write_json(begun, {"made_from": made_from})
     started = time.monotonic()
     earlier = checkpoint.read_meta(this.folder / f"{stage.name}.checkpoint.npz").get("seconds", 0.0)
     outputs = stage.work(this)
@@ -151,7 +169,17 @@ def _run_stage(this: Run, stage: Stage) -> None:
         "seconds": round(earlier + time.monotonic() - started, 2),
     }
     write_json(path, manifest)
+    begun.unlink()
     _log.info("%s: finished in %.0f s", stage.name, manifest["seconds"])
+
+
+def _checkpoints(folder: Path, stage: Stage) -> List[Path]:
+    return list(folder.glob(f"*{stage.name}.checkpoint.npz"))
+
+
+def _remove_checkpoints(folder: Path, stage: Stage) -> None:
+    for stale in _checkpoints(folder, stage):
+        stale.unlink()
 
 
 def _made_from(this: Run, stage: Stage) -> Dict[str, Any]:

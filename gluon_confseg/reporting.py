@@ -42,7 +42,7 @@ class Samples:
 
 def _results(run: Run) -> dict:
     config, labels, found = run.config, run.labels, read_groups(run)
-    alone = [name for name in needed_heads(config.cells, len(found)) if name.subnet]
+    alone = [name for name in needed_heads(config.cells, len(found)) if name.subnet and name.spaces == "groups"]
     counted = {key: ConfusionMatrix.from_counts(counts) for key, counts in read_npz(run.folder / COUNTS_FILE).items()}
     cells = [
         results.make_cell(

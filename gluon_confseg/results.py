@@ -1,14 +1,13 @@
 """results.json: read, checked and written; and the tables that are printed from it.
 
 Inside, every score is a fraction; printed, it is percent. The paper's numbers (percent) have columns of their own.
-Digits: a single run has two decimals. Over seeds, a standard deviation has two significant digits (one or two
-decimals), and its mean as many decimals: 54.9 ± 1.1, 54.90 ± 0.34.
+A single run's have two decimals; tables over seeds are in seeds.py.
 """
 
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -170,7 +169,7 @@ def write(path: Union[str, Path], results: Union[Results, Mapping[str, Any]]) ->
 
 def run_table(results: Results) -> str:
     """The printed result of one run, plain text: cells, the paper's numbers beside ours, subnets, caveats."""
-    parts = [_heading(results), _cell_table(results), *_notes(results)]
+    parts = [_heading(results), _cell_table(results), *notes_of(results)]
     if results.subnets:
         parts += ["", _subnet_table(results), *_subnet_warnings(results)]
     return "\n".join(parts)
@@ -185,41 +184,11 @@ def class_table(results: Results) -> Table:
     group_of = {name: str(i) for i, group in enumerate(results.groups, 1) for name in group.classes}
     rows = []
     for index, name in enumerate(results.classes):
-        share = _percent(truth[index] / truth.sum())
-        rows.append([name, group_of.get(name, NONE), share, *(_percent(cell.iou[index]) for cell in results.cells)])
-    rows.append(["mean", "", "", *(_percent(cell.miou) for cell in results.cells)])
+        share = percent(truth[index] / truth.sum())
+        rows.append([name, group_of.get(name, NONE), share, *(percent(cell.iou[index]) for cell in results.cells)])
+    rows.append(["mean", "", "", *(percent(cell.miou) for cell in results.cells)])
     headers = ["class", "group", "pixels %", *(title(cell) for cell in results.cells)]
     return Table(f"IoU per class, %, seed {results.seed}", headers, rows, left=2)
-
-
-def seeds_table(runs: Sequence[Results]) -> Table:
-    """Mean ± sample standard deviation over seeds per cell, and the difference to the same seed's baseline.
-
-    The p-value (from 3 seeds on) is that of a two-sided paired t-test on mIoU. Raises ConfsegError for no run, a seed
-    that occurs twice, and runs whose data, cells or config differ in anything but the seed and the devices.
-    """
-    _check_comparable(runs)
-    first = runs[0]
-    headers = ["cell", "role", "mIoU %", "difference", "p", "mean recall %", "pixel accuracy %"]
-    if first.paper_table:
-        headers += ["paper mIoU %", "paper difference"]
-    rows = []
-    for cell in first.cells:
-        same = [run.cell(cell.key) for run in runs]
-        row = [title(cell), cell.role, spread([c.miou for c in same]), *_paired(runs, cell)]
-        row += [spread([c.mean_recall for c in same]), spread([c.pixel_accuracy for c in same])]
-        rows.append(row + (_paper_columns(first, cell) if first.paper_table else []))
-    n = len(runs)
-    seeds = ", ".join(str(run.seed) for run in runs)
-    note = (
-        f"{_images(first)}. n = {n} seed{'s' if n > 1 else ''} ({seeds}): mean ± sample standard deviation over seeds"
-    )
-    note += "; difference: paired with the same seed's baseline"
-    note += "; p: two-sided paired t-test, not corrected for the number of rows" if n >= 3 else ""
-    notes = [note, *_notes(first)]
-    if any([group.classes for group in run.groups] != [group.classes for group in first.groups] for run in runs):
-        notes.append("note: the groups differ between the seeds")
-    return Table(f"{first.name}: all cells", headers, rows, notes, left=2)
 
 
 def _scores(confusion: ConfusionMatrix) -> Dict[str, Any]:
@@ -251,7 +220,7 @@ def _check_paper(cell: Cell, table_name: Optional[str]) -> None:
         raise ValueError(f"cell {cell.key}: paper is {cell.paper}, but the paper's table ({table_name}) has {printed}")
 
 
-def _percent(fraction: Optional[float], *, sign: bool = False) -> str:
+def percent(fraction: Optional[float], *, sign: bool = False) -> str:
     if fraction is None:
         return NONE
     value = round(100 * fraction, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
@@ -263,16 +232,16 @@ def title(cell: Cell) -> str:
     return f"{cell.title} *" if cell.role == "control" else cell.title
 
 
-def _images(results: Results) -> str:
+def images_line(results: Results) -> str:
     data, count = results.dataset, len(results.classes)
     return f"{data.name} {data.val.split}, {data.val.images} images, {count} classes (data root: {data.source})"
 
 
 def _heading(results: Results) -> str:
-    return f"{results.name}, seed {results.seed}: {_images(results)}"
+    return f"{results.name}, seed {results.seed}: {images_line(results)}"
 
 
-def _paper_columns(results: Results, cell: Cell) -> List[str]:
+def paper_columns(results: Results, cell: Cell) -> List[str]:
     if cell.paper is None:
         return [NONE, NONE]
     base = results.baseline.paper
@@ -286,14 +255,14 @@ def _cell_table(results: Results) -> str:
         headers += ["paper mIoU %", "paper diff."]
     rows = []
     for cell in results.cells:
-        difference = NONE if cell.role == "baseline" else _percent(cell.miou - results.baseline.miou, sign=True)
-        row = [title(cell), cell.role, _percent(cell.miou), difference]
-        row += [_percent(cell.mean_recall), _percent(cell.pixel_accuracy)]
-        rows.append(row + (_paper_columns(results, cell) if results.paper_table else []))
+        difference = NONE if cell.role == "baseline" else percent(cell.miou - results.baseline.miou, sign=True)
+        row = [title(cell), cell.role, percent(cell.miou), difference]
+        row += [percent(cell.mean_recall), percent(cell.pixel_accuracy)]
+        rows.append(row + (paper_columns(results, cell) if results.paper_table else []))
     return Table("", headers, rows, left=2).plain()
 
 
-def _notes(results: Results) -> Iterator[str]:
+def notes_of(results: Results) -> Iterator[str]:
     data = results.dataset
     yield "difference: points of mIoU against the baseline of the same run, taken before rounding"
     if any(cell.role == "control" for cell in results.cells):
@@ -316,8 +285,8 @@ def _subnet_table(results: Results) -> str:
     headers = ["subnet", "loss", "mIoU %", "baseline %", "difference", "group"]
     rows = []
     for score in results.subnets:
-        difference = _percent(score.miou_group - score.baseline_miou_group, sign=True)
-        numbers = [_percent(score.miou_group), _percent(score.baseline_miou_group), difference]
+        difference = percent(score.miou_group - score.baseline_miou_group, sign=True)
+        numbers = [percent(score.miou_group), percent(score.baseline_miou_group), difference]
         rows.append([str(score.group), score.loss, *numbers, ", ".join(results.groups[score.group - 1].classes)])
     align = ("right", "left", "right", "right", "right", "left")
     title = "Each subnet alone, mIoU over its group's classes (baseline: its matrix with all other classes merged)"
@@ -332,79 +301,3 @@ def _subnet_warnings(results: Results) -> Iterator[str]:
                 f"warning: subnet {score.group} ({score.loss}) is {100 * loss:.2f} points worse than the baseline"
                 " in its own group; train it longer, give it more features, or leave it out"
             )
-
-
-def comparable(run: Results, other: Results) -> bool:
-    """Whether two runs differ in the seed and the devices only."""
-    return dict(_facts(run)) == dict(_facts(other)) and run.dataset.source == other.dataset.source
-
-
-def _check_comparable(runs: Sequence[Results]) -> None:
-    if not runs:
-        raise ConfsegError("a table over seeds needs at least one results.json")
-    seeds = [run.seed for run in runs]
-    for seed in seeds:
-        if seeds.count(seed) > 1:
-            raise ConfsegError(f"seed {seed} occurs twice; give each run's results.json once")
-    wanted = dict(_facts(runs[0]))
-    for run in runs[1:]:
-        found = dict(_facts(run))
-        for key in [*wanted, *(key for key in found if key not in wanted)]:
-            old, new = wanted.get(key), found.get(key)
-            if old != new:
-                raise ConfsegError(
-                    f"runs of seeds {runs[0].seed} and {run.seed} cannot be averaged: {key} is {old!r} and {new!r};"
-                    " give runs that differ in the seed only"
-                )
-
-
-def _facts(run: Results) -> Iterator[Tuple[str, Any]]:
-    """What must be equal in runs that are averaged: dotted key, value."""
-    yield "name", run.name
-    yield from _leaves(run.dataset.model_dump(exclude={"source"}), "dataset")
-    yield "classes", run.classes
-    yield "paper_table", run.paper_table
-    yield "cells", ", ".join(cell.key for cell in run.cells)
-    yield from _leaves({key: value for key, value in run.config.items() if key not in ("seed", "devices")}, "config")
-
-
-def _leaves(tree: Any, where: str) -> Iterator[Tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{where}.{key}")
-    else:
-        yield where, tree
-
-
-def _decimals(deviation: float) -> int:
-    """Two significant digits of a standard deviation in points, but no fewer than one and no more than two decimals."""
-    return 1 if deviation >= 0.995 else 2
-
-
-def spread(fractions: Sequence[float], *, sign: bool = False) -> str:
-    """mean ± sample standard deviation, in percent; the mean alone where there is one value."""
-    if len(fractions) == 1:
-        return _percent(fractions[0], sign=sign)
-    points = 100 * np.asarray(fractions)
-    deviation = points.std(ddof=1)
-    digits = _decimals(deviation)
-    mean = round(float(points.mean()), digits) + 0.0
-    return f"{mean:{'+' if sign and mean else ''}.{digits}f} ± {deviation:.{digits}f}"
-
-
-def _paired(runs: Sequence[Results], cell: Cell) -> List[str]:
-    """[difference to the baseline, p]."""
-    if cell.role == "baseline":
-        return [NONE, NONE]
-    differences = [run.cell(cell.key).miou - run.baseline.miou for run in runs]
-    return [spread(differences, sign=True), _p_value(differences)]
-
-
-def _p_value(differences: Sequence[float]) -> str:
-    """Two-sided t-test of mean difference 0 (= the paired t-test); none below 3 values or where they do not vary."""
-    if len(differences) < 3 or np.std(differences) < 1e-12:
-        return NONE
-    from scipy import stats  # takes a second to import, and only this needs it
-
-    p = stats.ttest_1samp(differences, 0.0).pvalue
-    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"

@@ -8,7 +8,7 @@ import yaml
 
 from . import groups
 from .backend import mx
-from .config import Config, parse
+from .config import Config, Spaces, parse
 from .data import SegmentationDataset
 from .errors import ConfsegError
 from .files import PathLike, read_json, write_json
@@ -51,13 +51,17 @@ class Run(TrainedRun):
 
 @dataclass(frozen=True)
 class HeadName:
-    """A head: subnet 0 or that of a group (1..M), trained with a loss of the config, or the baseline's."""
+    """A head: subnet 0 or another one (1..M), trained with a loss of the config, or the baseline's.
+
+    `spaces` is a cell's: which of the run's output spaces number `subnet` is (see `read_spaces`).
+    """
 
     subnet: int
     loss: str
+    spaces: Spaces = "groups"
 
     def __str__(self) -> str:
-        return f"subnet{self.subnet}.{self.loss}"
+        return f"subnet{self.subnet}.{self.loss}" + ("" if self.spaces == "groups" else f".{self.spaces}")
 
     @property
     def file(self) -> str:
@@ -94,6 +98,11 @@ def read_groups(run: TrainedRun) -> List[groups.ClassGroup]:
     tree = yaml.safe_load((run.folder / GROUPS_FILE).read_text(encoding="utf-8"))
     found = groups.named(run.labels, [entry["classes"] for entry in tree])
     return [groups.ClassGroup(group.classes, entry["reason"]) for group, entry in zip(found, tree)]
+
+
+def read_spaces(run: TrainedRun) -> groups.OutputSpaces:
+    """What subnets 1..M tell apart, for each kind of a cell's `spaces`."""
+    return groups.output_spaces(read_groups(run), run.num_classes, run.config.seed)
 
 
 def manifest_path(folder: Path, stage: str) -> Path:

@@ -18,11 +18,13 @@ from .building import (
     needed_heads,
     new_encoder,
     new_head,
+    output_of_class,
     save_parameters,
+    space_of,
     warn_small_diagonal,
 )
-from .config import Config, Schedule, to_tree
-from .confusion import ConfusionMatrix, group_mapping
+from .config import Config, Loss, Schedule, to_tree
+from .confusion import ConfusionMatrix
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
 from .errors import ConfsegError
@@ -44,6 +46,7 @@ from .run import (
     HeadName,
     Run,
     read_groups,
+    read_spaces,
 )
 from .training import EpochMetrics, Head, Trunk, fit, has_moving_statistics
 
@@ -133,15 +136,34 @@ def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, st
 def count_confusion(run: Run) -> List[str]:
     """The baseline's confusion matrix, on the images that the config names."""
     name = HeadName(0, BASELINE)
-    split = run.val if run.config.confusion_images == "val" else run.train
-    if split is run.val:
-        _log.warning("the confusion matrix is counted on the validation images: they leak into the groups and the loss")
     views = {BASELINE: View((str(name),))}
     tables = {BASELINE: label_table(np.arange(run.num_classes))}
-    predictors = make_predictors(run, [name], [], lambda: views)
-    counted = evaluate(split, predictors, tables, workers=run.config.data.workers, title="confusion")[BASELINE]
-    counted.save(run.folder / CONFUSION_FILE, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
-    return [CONFUSION_FILE]
+    predictors = make_predictors(run, [name], {}, lambda: views)
+    files = []
+    for key in _counted_on(run.config):
+        split, file = run.val if key == "val" else run.train, _confusion_file(run.config, key)
+        if split is run.val:
+            _log.warning("%s: counted on the validation images, which leak into what is made from it", file)
+        counted = evaluate(split, predictors, tables, workers=run.config.data.workers, title="confusion")[BASELINE]
+        counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
+        files.append(file)
+    return files
+
+
+def _counted_on(config: Config) -> List[str]:
+    """Splits that a confusion matrix is wanted of: first that of the groups, then those that losses ask for."""
+    asked = {loss.counted_on for loss in _used_losses(config).values()} - {None, config.confusion_images}
+    return [config.confusion_images, *sorted(map(str, asked))]
+
+
+def _confusion_file(config: Config, split: str) -> str:
+    return CONFUSION_FILE if split == config.confusion_images else f"confusion-{split}.npz"
+
+
+def _used_losses(config: Config) -> Dict[str, Loss]:
+    """Those that heads of the cells are trained with."""
+    used = {name for cell in config.cells for name in (cell.subnet0, cell.subnets)}
+    return {name: loss for name, loss in config.losses.items() if name in used}
 
 
 def choose_groups(run: Run) -> List[str]:
@@ -188,14 +210,15 @@ def train_subnets(run: Run) -> List[str]:
     names = [name for name in needed_heads(run.config.cells, len(found)) if name.loss != BASELINE]
     if not names:
         return []
-    encoder = load_encoder(run, run.devices)
-    matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
+    encoder, config, spaces = load_encoder(run, run.devices), run.config, read_spaces(run)
+    counted = {key: ConfusionMatrix.load(run.folder / _confusion_file(config, key)) for key in _counted_on(config)}
     heads = []
     for name in names:
-        merged = matrix if name.subnet == 0 else matrix.merged(found[name.subnet - 1])
-        loss = make_loss(run.config.losses[name.loss], merged)
-        warn_small_diagonal(run, name, merged)
-        heads.append(new_head(run, name, encoder, loss, run.config.subnets, found))
+        settings, group = config.losses[name.loss], space_of(name, spaces)
+        matrix = counted[settings.counted_on or config.confusion_images]
+        matrix = matrix if group is None else matrix.merged(group)
+        warn_small_diagonal(run, name, matrix)
+        heads.append(new_head(run, name, encoder, make_loss(settings, matrix), config.subnets, spaces))
     _log.info("training %d heads on the frozen encoder: %s", len(heads), ", ".join(map(str, names)))
     _fit(run, make_trunk(run, encoder), heads, run.config.subnets, "subnets", first_epoch=run.config.baseline.epochs)
     return [save_parameters(run, head.block.subnet, name.file) for head, name in zip(heads, names)]
@@ -203,20 +226,21 @@ def train_subnets(run: Run) -> List[str]:
 
 def evaluate_cells(run: Run) -> List[str]:
     """Every cell, and every group's subnet alone, in one pass over the validation images."""
-    found = read_groups(run)
-    names = needed_heads(run.config.cells, len(found))
+    spaces = read_spaces(run)
+    names = needed_heads(run.config.cells, len(spaces["groups"]))
     matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
     frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
-    alone = [name for name in names if name.subnet]
+    alone = [name for name in names if name.subnet and name.spaces == "groups"]
     tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in run.config.cells}
-    tables.update({str(name): label_table(group_mapping(found[name.subnet - 1], run.num_classes)) for name in alone})
+    outputs = {str(name): output_of_class(space_of(name, spaces), run.num_classes) for name in alone}
+    tables.update({key: label_table(output) for key, output in outputs.items()})
 
     def views() -> Dict[str, View]:
-        fused = {cell.key: make_view(cell, found, run.num_classes, frequency) for cell in run.config.cells}
+        fused = {cell.key: make_view(cell, spaces, run.num_classes, frequency) for cell in run.config.cells}
         return {**fused, **{str(name): View((str(name),)) for name in alone}}
 
     samples = Samples(run)
-    predictors = make_predictors(run, names, found, views)
+    predictors = make_predictors(run, names, spaces, views)
     counted = evaluate(
         run.val, predictors, tables, workers=run.config.data.workers, title="evaluate", on_image=samples.add
     )
@@ -244,15 +268,23 @@ def _precision(config: Config) -> Dict[str, bool]:
 
 
 def _confusion_settings(config: Config) -> Dict[str, Any]:
-    return _dump(config, "confusion_images", "evaluation")
+    more = _counted_on(config)[1:]
+    return {**_dump(config, "confusion_images", "evaluation"), **({"counted_on": more} if more else {})}
 
 
 def _subnet_settings(config: Config) -> Dict[str, Any]:
     """Of the cells only the losses of their heads: another title or fusion rule needs no training."""
-    used = {name for cell in config.cells for name in (cell.subnet0, cell.subnets)} - {None, BASELINE}
+    used = _used_losses(config)
     losses = {name: loss for name, loss in to_tree(config)["losses"].items() if name in used}
-    heads = sorted({f"subnet {cell.subnet0}" for cell in config.cells} | {f"group {c.subnets}" for c in config.cells})
+    spaces = {"groups": "group", "random": "random", "all": "all"}
+    heads = {f"subnet {cell.subnet0}" for cell in config.cells}
+    heads = sorted(heads | {f"{spaces[cell.spaces]} {cell.subnets}" for cell in config.cells})
     return {**_dump(config, "subnet", "subnets"), "losses": losses, "heads": heads, **_precision(config)}
+
+
+def _report_settings(config: Config) -> Dict[str, Any]:
+    comparisons = _dump(config, "comparisons") if config.comparisons else {}
+    return {**_dump(config, "name", "cells", "paper_table"), **comparisons}
 
 
 STAGES = (
@@ -267,5 +299,5 @@ STAGES = (
         ("confusion", "groups", "subnets"),
         ("val",),
     ),
-    Stage("report", report, lambda c: _dump(c, "name", "cells", "paper_table"), ("evaluate",), ("val",)),
+    Stage("report", report, _report_settings, ("evaluate",), ("val",)),
 )

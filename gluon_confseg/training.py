@@ -53,13 +53,17 @@ class HeadLoss(mx.gluon.HybridBlock):
 
 @dataclass(frozen=True)
 class Head:
-    """A subnet with what trains it. `output_of_label` maps a uint8 label (255 = ignore) to the subnet's output."""
+    """A subnet with what trains it. `output_of_label` maps a uint8 label (255 = ignore) to the subnet's output.
+
+    `loss_stride`: the loss takes one pixel in loss_stride x loss_stride.
+    """
 
     name: str
     block: HeadLoss
     trainer: mx.gluon.Trainer
     learning_rate: float
     output_of_label: np.ndarray
+    loss_stride: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def step(
     sums = GradientSums(_trained(_trainers(trunk, heads)))
     for parts in passes:
         for ctx, part in parts:
-            targets = [nd.array(_target(batch.labels[part], head, schedule.loss_stride), ctx=ctx) for head in heads]
+            targets = [nd.array(_target(batch.labels[part], head), ctx=ctx) for head in heads]
             images = nd.array(batch.images[part], ctx=ctx)
             outputs[part.start] = _backward(images, targets, trunk, heads, scales)
             if len(passes) > 1:
@@ -122,10 +126,10 @@ def step(
     return np.stack(values), scores
 
 
-def _target(labels: np.ndarray, head: Head, loss_stride: int) -> np.ndarray:
-    """(N, H, W) label -> the head's own outputs, one pixel in loss_stride x loss_stride, float32."""
-    start = loss_stride // 2  # the middle of the block that an upsampled score stands for
-    return head.output_of_label[labels[:, start::loss_stride, start::loss_stride]].astype("float32")
+def _target(labels: np.ndarray, head: Head) -> np.ndarray:
+    """(N, H, W) label -> the head's own outputs, one pixel in head.loss_stride x head.loss_stride, float32."""
+    start = head.loss_stride // 2  # the middle of the block that an upsampled score stands for
+    return head.output_of_label[labels[:, start :: head.loss_stride, start :: head.loss_stride]].astype("float32")
 
 
 def _backward(

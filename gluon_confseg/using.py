@@ -17,7 +17,7 @@ from .errors import ConfsegError
 from .files import PathLike, read_json
 from .inference import Manner, Predictor
 from .pipeline import built_in_root
-from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, read_groups
+from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, read_spaces
 
 
 def make_manner(
@@ -30,14 +30,14 @@ def make_manner(
 
 def cell_predictors(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> List[Predictor]:
     """One predictor per device, with a view per cell."""
-    found = read_groups(run)
+    spaces = read_spaces(run)
     matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
     frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
     return make_predictors(
         run,
-        needed_heads(tuple(cells), len(found)),
-        found,
-        lambda: {cell.key: make_view(cell, found, run.num_classes, frequency) for cell in cells},
+        needed_heads(tuple(cells), len(spaces["groups"])),
+        spaces,
+        lambda: {cell.key: make_view(cell, spaces, run.num_classes, frequency) for cell in cells},
         manner,
     )
 

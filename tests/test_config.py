@@ -119,7 +119,7 @@ def test_every_kind_of_loss_has_settings_that_exist():
     kinds = config.Loss.model_fields["kind"].annotation.__args__
     assert set(config.LOSS_SETTINGS) == set(kinds)
     used = {key for settings in config.LOSS_SETTINGS.values() for key in settings}
-    assert used | {"kind"} == set(config.Loss.model_fields)
+    assert used | {"kind", *config.LOSS_OPTIONS} == set(config.Loss.model_fields)
 
 
 def test_the_batch_size_of_a_file_is_that_without_overrides(tmp_path):

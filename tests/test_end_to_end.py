@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,6 +151,10 @@ def test_interrupted_and_killed_runs_continue_to_the_same_result(environment, ru
         _, errors = process.communicate()
         assert process.returncode == code, errors
         assert b"Traceback" not in errors
+        stage = marker.split()[0]
+        refused = confseg(environment, "camvid", parts, "--set", f"{stage}.learning_rate=0.5", settings=longer)
+        # an epoch may have been the stage's last by the time the signal came
+        assert refused.returncode == 2 and re.search(f"stage {stage} was (begun|finished) with", refused.stderr)
     assert confseg(environment, "camvid", parts, settings=longer).returncode == 0
     left, right = (json.loads((folder / "results.json").read_text()) for folder in (whole, parts))
     for record in (left, right):
@@ -157,6 +162,20 @@ def test_interrupted_and_killed_runs_continue_to_the_same_result(environment, ru
     assert left == right
     for file in sorted(whole.glob("*.params")):
         assert file.read_bytes() == (parts / file.name).read_bytes(), file.name
+
+
+def test_a_stage_that_was_begun_with_other_settings_is_begun_again(environment, tmp_path):
+    """--restart does not continue the checkpoint of other settings."""
+    folder = tmp_path / "run"
+    assert confseg(environment, "camvid", folder).returncode == 0
+    made_from = json.loads((folder / "stages" / "baseline.json").read_text())["made_from"]
+    (folder / "stages" / "baseline.json").rename(folder / "stages" / "baseline.begun.json")
+    assert (folder / "baseline.checkpoint.npz").exists() and made_from["seed"] == 0
+    again = confseg(environment, "camvid", folder, "--restart", "--seed", "1")
+    assert again.returncode == 0, again.stderr
+    assert "baseline: begun again, because of" in again.stderr and "seed: 0 -> 1" in again.stderr
+    assert "baseline: continuing" not in again.stderr
+    assert not list((folder / "stages").glob("*.begun.json"))
 
 
 def test_two_runs_in_one_folder_are_refused(environment, tmp_path):

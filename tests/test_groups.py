@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.errors import ConfsegError
-from gluon_confseg.groups import ClassGroup, named, partition
+from gluon_confseg.groups import ClassGroup, named, output_spaces, partition
 
 CITYSCAPES = (
     "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,"
@@ -342,3 +342,15 @@ def test_wrong_named_groups(groups, message):
         named(CITYSCAPES, groups)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_controls_of_the_groups_have_their_sizes():
+    found = [ClassGroup((0, 3, 5)), ClassGroup((1, 2))]
+    spaces = output_spaces(found, 9, seed=4)
+    assert spaces["groups"] == found and spaces["all"] == [None, None]
+    drawn = [group.classes for group in spaces["random"]]
+    assert [len(classes) for classes in drawn] == [3, 2] and len(set(sum(drawn, ()))) == 5
+    assert output_spaces(found, 9, seed=4) == spaces
+    several = {tuple(group.classes for group in output_spaces(found, 9, seed)["random"]) for seed in range(9)}
+    assert len(several) > 5
+    assert output_spaces([], 9, seed=4) == {"groups": [], "random": [], "all": []}

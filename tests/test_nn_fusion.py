@@ -253,3 +253,22 @@ def test_wrong_number_of_subnets(count, hybridize):
         fusion.hybridize()
     with pytest.raises(ConfsegError, match=f"fusion: wants the logits of 2 subnets, got {count}"):
         fuse(fusion, *[pixel(FIRST)] * count)
+
+
+@pytest.mark.parametrize("rule", ["sum", "product"])
+@pytest.mark.parametrize("others", ["copy", "divide", "proportional"])
+def test_a_head_of_all_classes_is_averaged_as_it_is(rule, others):
+    """Beside a group's subnet: what stands in for the group is the identity, without a share."""
+    rng = np.random.default_rng(3)
+    logits = [rng.normal(size=(2, n, 3, 4)).astype("float32") for n in (5, 5, 3)]
+    group = ClassGroup((1, 3))
+    both = Fusion([None, group], 5, rule=rule, others=others)
+    both.initialize()
+    alone = Fusion([group], 5, rule=rule, others=others)
+    alone.initialize()
+    found = both(*map(mx.nd.array, logits)).asnumpy()
+    half = alone(*map(mx.nd.array, (logits[0], logits[2]))).asnumpy()
+    p = np.exp(logits[1] - logits[1].max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    wanted = np.log((2 * np.exp(half) + p) / 3) if rule == "sum" else (2 * half + np.log(p)) / 3
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

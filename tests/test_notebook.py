@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gluon_confseg import results
+from gluon_confseg import results, seeds
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 nbclient = pytest.importorskip("nbclient")
@@ -41,7 +41,7 @@ def test_committed_results(monkeypatch, tmp_path):
     assert all(f"Table {number}" in text for number in range(1, 6))
     # nobody has run the paper's experiments: its cells say so, beside the printed values
     assert "| subnets, CE             |   75.55 |" in text and text.count("not run") > 9
-    baseline = results.spread([results.read(file).baseline.miou for file in files])
+    baseline = seeds.spread([results.read(file).baseline.miou for file in files])
     assert f"camvid: camvid val, small, {len(files)} seeds" in text and baseline in text
     assert pictures == 3 and "Figures 8 and 9 need the pictures of a run's folder" in text
 

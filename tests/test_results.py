@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from gluon_confseg import paper, results
+from gluon_confseg import paper, results, seeds
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.errors import ConfsegError
 
@@ -151,7 +151,7 @@ def test_seeds_table():
         run(seed=1, better=[[60, 0, 0], [8, 32, 0], [0, 0, 0]]),  # 60/68, 32/40: mean 84.1176
         run(seed=2, better=[[60, 0, 0], [6, 34, 0], [0, 0, 0]]),  # 60/66, 34/40: mean 87.9545
     ]
-    lines = results.seeds_table(runs).markdown().splitlines()
+    lines = seeds.seeds_table(runs).markdown().splitlines()
     # mean 87.3253, sd 2.9440; baseline 80.3571; t = 6.9682 / (2.9440 / sqrt(3)) = 4.0996, 2 degrees of freedom
     assert markdown(lines[3])[:5] == ["subnets 0-1, CE", "paper", "87.3 ± 2.9", "+7.0 ± 2.9", "0.055"]
     assert markdown(lines[3])[-2:] == ["76.51", "+1.08"]
@@ -162,16 +162,16 @@ def test_seeds_table():
 
 
 def test_seeds_table_of_one_and_two():
-    assert markdown(results.seeds_table([run()]).markdown().splitlines()[3])[2:5] == ["89.90", "+9.55", "-"]
-    two = results.seeds_table([run(seed=0), run(seed=1, better=[[60, 0, 0], [8, 32, 0], [0, 0, 0]])]).markdown()
+    assert markdown(seeds.seeds_table([run()]).markdown().splitlines()[3])[2:5] == ["89.90", "+9.55", "-"]
+    two = seeds.seeds_table([run(seed=0), run(seed=1, better=[[60, 0, 0], [8, 32, 0], [0, 0, 0]])]).markdown()
     assert markdown(two.splitlines()[3])[2:5] == ["87.0 ± 4.1", "+6.7 ± 4.1", "-"]
     assert "t-test" not in two
 
 
 def test_small_deviation_keeps_two_decimals():
-    assert results.spread([0.5, 0.5034, 0.5068]) == "50.34 ± 0.34"
-    assert results.spread([0.10, 0.30]) == "20.0 ± 14.1"
-    assert results.spread([-0.001, 0.001], sign=True) == "0.00 ± 0.14"
+    assert seeds.spread([0.5, 0.5034, 0.5068]) == "50.34 ± 0.34"
+    assert seeds.spread([0.10, 0.30]) == "20.0 ± 14.1"
+    assert seeds.spread([-0.001, 0.001], sign=True) == "0.00 ± 0.14"
 
 
 @pytest.mark.parametrize(
@@ -191,21 +191,21 @@ def test_seeds_table_refuses_other_runs(change, named):
     other = tree(seed=1)
     change(other)
     with pytest.raises(ConfsegError, match="cannot be averaged") as caught:
-        results.seeds_table([run(), results.parse(other, "b.json")])
+        seeds.seeds_table([run(), results.parse(other, "b.json")])
     assert named in str(caught.value)
 
 
 def test_seeds_table_accepts_other_devices_and_refuses_repetition():
     other = tree(seed=1)
     other["config"]["devices"] = ["gpu(0)"]
-    assert "n = 2" in results.seeds_table([run(), results.parse(other, "b.json")]).markdown()
-    assert "groups differ" not in results.seeds_table([run(), results.parse(other, "b.json")]).markdown()
+    assert "n = 2" in seeds.seeds_table([run(), results.parse(other, "b.json")]).markdown()
+    assert "groups differ" not in seeds.seeds_table([run(), results.parse(other, "b.json")]).markdown()
     other["groups"][0]["classes"] = ["road", "sky"]
-    assert "groups differ" in results.seeds_table([run(), results.parse(other, "b.json")]).markdown()
+    assert "groups differ" in seeds.seeds_table([run(), results.parse(other, "b.json")]).markdown()
     with pytest.raises(ConfsegError, match="seed 0 occurs twice"):
-        results.seeds_table([run(), run()])
+        seeds.seeds_table([run(), run()])
     with pytest.raises(ConfsegError, match="at least one"):
-        results.seeds_table([])
+        seeds.seeds_table([])
 
 
 def test_write_and_read_back(tmp_path):
@@ -276,3 +276,18 @@ def test_paper_numbers():
     # the column `gain` of Table 2, as printed
     printed = [1.43, 2.58, 1.82, 4.4, 4.8, None, None, None, 3.16, 0.91, 3.05]
     assert [row.gain for row in paper.TABLE2] == printed
+
+
+def test_cells_against_each_other():
+    pairs = {"comparisons": [["subnets_ce", "subnet0_ce"]]}
+    runs = []
+    for seed, better in enumerate(([[60, 0, 0], [4, 36, 0], [0, 0, 0]], [[60, 0, 0], [8, 32, 0], [0, 0, 0]])):
+        changed = tree(seed=seed, better=better)
+        changed["config"].update(pairs)
+        runs.append(results.parse(changed, "x"))
+    assert len(seeds.tables([run()])) == 1
+    whole, pairs = seeds.tables(runs)
+    lines = pairs.markdown().splitlines()
+    assert markdown(lines[3 - 1])[:2] != markdown(whole.markdown().splitlines()[3])[:2]
+    gain = [each.cell("subnets_ce").miou - each.baseline.miou for each in runs]
+    assert seeds.spread(gain, sign=True) in lines[2] and "n = 2" in lines[-1] and "t-test" not in lines[-1]

@@ -12,7 +12,7 @@ from ..config import Cell
 from ..errors import ConfsegError
 from ..files import PathLike, atomic_folder, sha256, write_json
 from ..nn import ConfSegNet
-from ..run import TrainedRun, open_run, read_groups
+from ..run import TrainedRun, open_run, read_spaces
 from . import fresh, graph, int8, int8_onnx, int8_symbol, onnx_file
 from .graph import DATA, Graph, Weighted
 from .options import Options
@@ -114,7 +114,7 @@ def _write_int8(
 def _contract(run: TrainedRun, cell: Cell, options: Options, digests: Dict[str, str]) -> Dict[str, Any]:
     """What network.json says."""
     augment, names = run.config.augment, run.labels.classes
-    groups = read_groups(run) if cell.subnets else []
+    groups = [group for group in read_spaces(run)[cell.spaces] if group] if cell.subnets else []
     scores = {"name": "scores", "layout": "NCHW", "dtype": "float32", "meaning": "log-scores; the largest is the class"}
     labels = {"name": "labels", "layout": "NHW", "dtype": "uint8", "meaning": "indices into classes"}
     formula = {"mean": augment.mean, "std": augment.std, "formula": "(x / 255 - mean) / std"}

@@ -7,7 +7,7 @@ import numpy as np
 from ..backend import mx
 from ..confusion import group_mapping
 from ..errors import ConfsegError
-from ..groups import ClassGroup
+from ..groups import OutputSpace
 
 RULES = ("sum", "product")
 OTHERS = ("copy", "divide", "proportional")
@@ -19,7 +19,7 @@ class Fusion(mx.gluon.HybridBlock):
 
     Parameters
     ----------
-    groups : the class groups of subnets 1..M
+    groups : the class groups of subnets 1..M; None for one that has all classes, as subnet 0
     num_classes : K
     rule : "sum" (log of the mean probability) or "product" (mean of the log-probabilities)
     others : what the classes outside a group receive of its "others" probability: "copy" (all of it: the paper),
@@ -35,7 +35,7 @@ class Fusion(mx.gluon.HybridBlock):
 
     def __init__(
         self,
-        groups: Sequence[ClassGroup],
+        groups: Sequence[OutputSpace],
         num_classes: int,
         *,
         rule: str = "sum",
@@ -53,7 +53,8 @@ class Fusion(mx.gluon.HybridBlock):
         if class_frequency is not None and len(class_frequency) != num_classes:
             raise ConfsegError(f"fusion class_frequency: wants {num_classes} numbers, got {len(class_frequency)}")
         self._rule, self._others, self._adjusted = rule, others, bool(adjustment)
-        outputs = [np.arange(num_classes)] + [group_mapping(group, num_classes) for group in groups]
+        everything = np.arange(num_classes)
+        outputs = [everything] + [everything if g is None else group_mapping(g, num_classes) for g in groups]
         self._subnets = len(outputs)
         with self.name_scope():
             for index, output in enumerate(outputs):
@@ -63,7 +64,7 @@ class Fusion(mx.gluon.HybridBlock):
                     frequency = np.bincount(output, weights=np.asarray(class_frequency, float))
                     shift = adjustment * np.log(np.maximum(frequency, 1e-6))
                     self._constant(f"shift{index}", shift[None, :, None, None])
-                if index and others != "copy":
+                if index and groups[index - 1] is not None and others != "copy":
                     outside = (output == 0)[None, :, None, None]
                     share = np.where(outside, 1 / max(outside.sum(), 1), 1.0) if others == "divide" else outside
                     self._constant(f"share{index}", share)
@@ -92,7 +93,7 @@ class Fusion(mx.gluon.HybridBlock):
     def _carry(self, F, logits, first, index, constants):
         """Softmax over |G| + 1 outputs -> (N, K, h, w): one-to-one inside the group, one-to-many outside."""
         carried = F.take(F.softmax(logits, axis=1), constants[f"output{index}"], axis=1)
-        if self._others == "copy":
+        if f"share{index}" not in constants:
             return carried
         share = constants[f"share{index}"]
         if self._others == "proportional":

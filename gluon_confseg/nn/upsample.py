@@ -20,10 +20,11 @@ class Upsample(mx.gluon.HybridBlock):
         self._size = size = 2 * factor - factor % 2  # an odd factor has pixels on the features' centres
         ramp = 1 - np.abs(np.arange(size) - (size - 1) / 2) / factor
         kernel = np.broadcast_to(np.outer(ramp, ramp), (channels, 1, size, size)).astype("float32")
-        with self.name_scope():
-            self.kernel = self.params.get_constant("kernel", kernel)
+        if factor > 1:
+            with self.name_scope():
+                self.kernel = self.params.get_constant("kernel", kernel)
 
-    def hybrid_forward(self, F, x, like, kernel):
+    def hybrid_forward(self, F, x, like, kernel=None):
         factor = self._factor
         if factor > 1:
             # (N, K, h, w) -> (N, K, h + 2, w + 2) -> (N, K, factor h, factor w)

@@ -1,0 +1,123 @@
+"""confseg study on generated data: the repository's own study over two seeds, continued, extended, refused."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from gluon_confseg import cli, config, results, seeds, study
+from gluon_confseg.errors import ConfsegError
+from gluon_confseg.options import parse_seeds
+
+FILE = cli.CONFIGS.parent / "study.yaml"
+TINY = [
+    "data.built_in={train: 4, val: 2, size: [64, 96]}",
+    "augment.crop=[48, 64]",
+    "baseline={epochs: 1, batch_size: 2, max_updates_per_epoch: 1, warmup: 0, learning_rate: 0.01}",
+    "subnets={epochs: 1, batch_size: 2, max_updates_per_epoch: 1, warmup: 0}",
+    "subnet0.channels=8",
+    "subnet.channels=8",
+    "groups.threshold=0.0001",
+]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The folder of the repository's study after two seeds, and what was printed."""
+    folder, cache = tmp_path_factory.mktemp("study") / "here", tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        for name in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
+            patch.delenv(name, raising=False)
+        settings = [part for setting in TINY for part in ("--set", setting)]
+
+        def start(*options):
+            arguments = ["study", "camvid", "--cpu", "--output", str(folder), *settings, *options]
+            return CliRunner().invoke(cli.cli, arguments, catch_exceptions=True)
+
+        yield folder, start("--seeds", "0"), start("--seeds", "0-1"), start
+
+
+def test_every_cell_of_the_study_runs(ran):
+    folder, first, second, _ = ran
+    assert first.exit_code == second.exit_code == 0, second.output
+    keys = {cell["key"] for cell in yaml.safe_load(FILE.read_text(encoding="utf-8"))["cells"]}
+    runs = [results.read(folder / f"seed{seed}" / "results.json") for seed in (0, 1)]
+    assert {cell.key for cell in runs[1].cells} == keys and len(keys) > 30
+    tables = (folder / study.TABLES_FILE).read_text(encoding="utf-8")
+    assert "n = 2 seeds (0, 1)" in tables and "loss max-pooling" in tables
+    assert tables == "\n\n".join(table.markdown() for table in seeds.tables(runs)) + "\n"
+
+
+def test_a_seed_that_is_finished_is_not_run_again(ran):
+    folder, _, _, _ = ran
+    log = (folder / "seed0" / "run.log").read_text(encoding="utf-8")
+    assert log.count("baseline: finished in") == 1 and "subnets: finished before" in log
+
+
+def test_heads_of_the_controls(ran):
+    """As many as there are groups, of all classes or of drawn groups; losses have their own stride and counts."""
+    folder, _, _, _ = ran
+    files = {file.name for file in (folder / "seed0").glob("*.params")}
+    number = len(yaml.safe_load((folder / "seed0" / "groups.yaml").read_text(encoding="utf-8")))
+    for end in ("ce.params", "recall.all.params", "new_unit.random.params"):
+        assert {f"subnet{m}.{end}" for m in range(1, number + 1)} <= files
+    assert (folder / "seed0" / "confusion-val.npz").is_file()
+    made_from = json.loads((folder / "seed0" / "stages" / "confusion.json").read_text())["made_from"]
+    assert made_from["counted_on"] == ["val"]
+
+
+def test_other_settings_are_refused(ran):
+    result = ran[3]("--seeds", "0-1", "--set", "baseline.learning_rate=0.5")
+    assert isinstance(result.exception, ConfsegError) and "was finished with other settings" in str(result.exception)
+
+
+def test_a_control_can_be_exported_and_used(ran, tmp_path):
+    from gluon_confseg import export
+
+    folder = ran[0] / "seed0"
+    made = export.export(str(folder), "control_ensemble_ce", str(tmp_path / "graph"), export.Options("symbol"))
+    assert json.loads((made / "network.json").read_text())["groups"] == []
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seed: [0]", "unknown key 'seed'"),
+        ("cells: []", "seeds: wants"),
+        ("seeds: [0, 0]", "seeds: wants"),
+        ("seeds: [-1]", "seeds: wants"),
+        ("seeds: 3", "seeds: wants"),
+        ("seeds: [true]", "seeds: wants"),
+    ],
+)
+def test_a_study_that_is_none(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfsegError, match=message):
+        study.read(path)
+
+
+def test_seeds_of_the_option_replace_those_of_the_file(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("seeds: [3]\nlosses: {}")
+    assert study.read(path) == ((3,), {"losses": {}})
+    assert study.read(path, [0, 5]) == ((0, 5), {"losses": {}})
+
+
+@pytest.mark.parametrize("text, seeds", [("0", [0]), ("0-2,7", [0, 1, 2, 7]), (" 3 , 4 ", [3, 4])])
+def test_parse_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "0-99999", "1,,2", "1-2-3"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(ConfsegError, match="--seeds"):
+        parse_seeds(text)
+
+
+def test_what_a_study_lays_over_a_config_is_checked_with_it():
+    overlay = {"comparisons": [["subnets_new", "nowhere"]]}
+    with pytest.raises(ConfsegError, match="no cell 'nowhere'"):
+        config.load(cli.CONFIGS / "camvid.yaml", overlay=overlay)
