@@ -182,13 +182,13 @@ def class_table(results: Results) -> Table:
     """
     truth = np.sum(results.baseline.confusion, axis=1)
     group_of = {name: str(i) for i, group in enumerate(results.groups, 1) for name in group.classes}
-    rows = []
-    for index, name in enumerate(results.classes):
-        share = percent(truth[index] / truth.sum())
-        rows.append([name, group_of.get(name, NONE), share, *(percent(cell.iou[index]) for cell in results.cells)])
-    rows.append(["mean", "", "", *(percent(cell.miou) for cell in results.cells)])
-    headers = ["class", "group", "pixels %", *(title(cell) for cell in results.cells)]
-    return Table(f"IoU per class, %, seed {results.seed}", headers, rows, left=2)
+    rows = [
+        ["group", *(group_of.get(name, NONE) for name in results.classes), ""],
+        ["pixels %", *(percent(pixels / truth.sum()) for pixels in truth), ""],
+    ]
+    rows += [[title(cell), *map(percent, cell.iou), percent(cell.miou)] for cell in results.cells]
+    headers = ["cell", *results.classes, "mean"]
+    return Table(f"IoU per class, %, seed {results.seed}", headers, rows)
 
 
 def _scores(confusion: ConfusionMatrix) -> Dict[str, Any]:
