@@ -56,6 +56,7 @@ def cli(plugins: Tuple[str, ...]) -> None:
     help="Change a setting of the config, as in --set baseline.epochs=10. May be repeated.",
 )
 @click.option("--restart", is_flag=True, help="Redo the finished stages whose settings have changed, and what follows.")
+@click.option("--profile", is_flag=True, help="Say where the time of each stage went; also in profile.json.")
 def run(
     name: str,
     data_root: Optional[str],
@@ -65,6 +66,7 @@ def run(
     seed: Optional[int],
     overrides: Tuple[str, ...],
     restart: bool,
+    profile: bool,
 ) -> None:
     """Run the whole method: baseline, confusion matrix, groups, subnets, fused evaluation.
 
@@ -74,7 +76,7 @@ def run(
     settings = [*overrides, *device_setting(gpus, cpu), *([] if seed is None else [f"seed={seed}"])]
     from . import pipeline
 
-    pipeline.run(path, overrides=settings, data_root=data_root, output=output, restart=restart)
+    pipeline.run(path, overrides=settings, data_root=data_root, output=output, restart=restart, profile=profile)
 
 
 @cli.command()

@@ -16,6 +16,7 @@ from .data.loader import EvalLoader
 from .errors import ConfsegError
 from .files import read_npz, write_npz
 from .inference import Predictor, label_all
+from .profiling import phase, waiting
 
 _log = logging.getLogger(__name__)
 
@@ -142,10 +143,11 @@ def evaluate(
 
     with progress.bar(len(dataset), title, "image", initial=len(dataset) - len(part)) as bar:
         try:
-            for (index, label), image, predictions in label_all(predictors, images()):
+            for (index, label), image, predictions in label_all(predictors, waiting(images(), "waiting for images")):
                 added = {key: ConfusionMatrix(number) for key, number in outputs.items()}
-                for key, matrix in added.items():
-                    matrix.update(output_of_label[key][label], predictions[key])
+                with phase("counting"):
+                    for key, matrix in added.items():
+                        matrix.update(output_of_label[key][label], predictions[key])
                 counted = counted.and_image(dataset.ids[index], added)  # one assignment: Ctrl-C finds all of it or none
                 on_image(index, image, label, predictions)
                 if state:

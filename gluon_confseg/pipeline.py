@@ -15,8 +15,10 @@ from .errors import ConfsegError
 from .files import read_json, sha256, write_json
 from .mixed_precision import half_type
 from .places import ROOT_VARIABLES, cache_folder
+from .profiling import profiled
+from .profiling import table as profile_table
 from .progress import BarHandler
-from .run import CONFIG_FILE, LABELS_FILE, RESULTS_FILE, Run, manifest_path, write_labels
+from .run import CONFIG_FILE, LABELS_FILE, PROFILE_FILE, RESULTS_FILE, Run, manifest_path, write_labels
 from .stages import STAGES, Stage, named_groups
 
 _log = logging.getLogger(__name__)
@@ -34,11 +36,13 @@ def run(
     data_root: Optional[str] = None,
     output: Optional[str] = None,
     restart: bool = False,
+    profile: bool = False,
     overlay: Optional[Dict[str, Any]] = None,
 ) -> Path:
     """Run the whole chain of a config; returns the run's folder. Raises ConfsegError for the user's mistakes.
 
     `overlay` : a tree of settings laid over the config's, as a study has it
+    `profile` : measure where the time of the stages that are not finished goes (see profiling.py)
     """
     settings = config.load(config_path, overrides, overlay)
     root, source = find_root(settings.data.name, data_root)
@@ -65,8 +69,13 @@ def run(
             folder / "environment.json",
             {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))},
         )
+        measured: Dict[str, Dict[str, float]] = {}
         for stage in STAGES:
-            _run_stage(this, stage)
+            with profiled(measured.setdefault(stage.name, {})) if profile else contextlib.nullcontext():
+                _run_stage(this, stage)
+        if profile:
+            write_json(folder / PROFILE_FILE, measured)
+            print(f"{profile_table(measured).plain()}\n")
         print(results.run_table(results.read(folder / RESULTS_FILE)))
         written = ("results.json", "table.txt", "classes.md", "confusion.png", "classes.png", "overlays.png")
         print(f"\nin {folder}: {', '.join(written)}")

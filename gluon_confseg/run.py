@@ -22,6 +22,7 @@ GROUPS_FILE = "groups.yaml"
 SAMPLES_FILE = "samples.npz"
 COUNTS_FILE = "counts.npz"
 RESULTS_FILE = "results.json"
+PROFILE_FILE = "profile.json"
 STAGE_NAMES = ("baseline", "confusion", "groups", "subnets", "evaluate", "report")
 BASELINE = "baseline"  # the "loss" of the head of the first stage
 

@@ -18,6 +18,7 @@ from .errors import ConfsegError
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
+from .profiling import phase, waiting
 
 autograd, nd = mx.autograd, mx.nd
 
@@ -247,7 +248,7 @@ def run_epoch(
     So too where mixed precision's gradients overflow at every loss scale down to 1.
     """
     metrics = EpochMetrics.empty(heads)
-    for index, batch in zip(range(updates), batches):
+    for index, batch in zip(range(updates), waiting(batches, "waiting for images")):
         factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
         if trunk.trainer is not None:
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
@@ -262,7 +263,8 @@ def run_epoch(
         bad = [head.name for head, scale in zip(heads, scales or ()) if scale.value < 1]
         if bad:
             raise ConfsegError(f"the gradients of {', '.join(bad)} overflow at every loss scale {where}")
-        metrics.add(heads, batch, losses, logits)
+        with phase("metrics"):
+            metrics.add(heads, batch, losses, logits)
         if index % 10 == 9 or index == updates - 1:
             bar.set_postfix(metrics.summary(), refresh=False)
         bar.update()
@@ -318,7 +320,8 @@ def fit(
                 checkpoint_path.replace(previous)
             seconds = earlier + time.monotonic() - started
             state = {"epoch": epoch + 1, "seconds": seconds, "loss_scales": [asdict(s) for s in scales or ()]}
-            checkpoint.save(checkpoint_path, _trainers(trunk, heads), state)
+            with phase("checkpoints"):
+                checkpoint.save(checkpoint_path, _trainers(trunk, heads), state)
             on_epoch(epoch, metrics)
 
 

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors options packages places cuda files table tensor_files progress backend probes doctor labels paper "
-    "confusion groups config data nn complexity checkpoint passes mixed_precision training inference evaluation run "
-    "building results seeds paper_tables figures page reporting stages info pipeline study using video prediction "
+    "errors options packages places cuda files table tensor_files progress backend profiling probes doctor labels "
+    "paper confusion groups config data nn complexity checkpoint passes mixed_precision training inference evaluation "
+    "run building results seeds paper_tables figures page reporting stages info pipeline study using video prediction "
     "evaluating official export labelmaps counting confusion_files comparing grouping cli"
 ).split()
 WITHOUT_MXNET = (

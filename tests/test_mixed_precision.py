@@ -3,6 +3,7 @@
 On CPUs in bfloat16, with the loss scaling of float16. A float16 convolution wants a GPU: only its graph is tested.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -44,7 +45,7 @@ def half_head(name, loss, trunk, settings, devices=CPU):
     block = training.HeadLoss(subnet, whole.block.loss, 8 // settings.loss_stride, to_half(subnet, 1, "bfloat16"))
     block.upsample.initialize(ctx=devices)
     block.hybridize(static_alloc=True)
-    return training.Head(whole.name, block, whole.trainer, whole.learning_rate, whole.output_of_label)
+    return dataclasses.replace(whole, block=block)
 
 
 def nodes(symbol):

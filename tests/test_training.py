@@ -50,7 +50,7 @@ def make_head(name, loss, encoder, settings, devices=CPU):
     table = np.full(256, 255, np.uint8)
     table[:5] = TABLES[name]
     trainer = training.make_trainer(subnet, settings)
-    return training.Head(f"{name}.{loss}", head, trainer, settings.learning_rate, table)
+    return training.Head(f"{name}.{loss}", head, trainer, settings.learning_rate, table, settings.loss_stride)
 
 
 def make_encoder(devices=CPU, frozen=True, trained=False, settings=None):
