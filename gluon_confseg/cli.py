@@ -367,6 +367,26 @@ def info(network: str, size: str, cell: Optional[str], data_root: Optional[str],
     print(describing.table(described, parse_size(size)))
 
 
+@cli.command("check-data")
+@click.argument("name")
+@click.option("--data-root", metavar="DIR", help="The data set. Default: as for confseg run.")
+@click.option("--split", "splits", metavar="NAME", multiple=True, help="May be repeated. Default: the config's two.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that read. Default: a core each, at most 8.")
+@click.option("--output", metavar="FILE", help="Write all that is found to this JSON file. Default: only print.")
+def check_data(
+    name: str, data_root: Optional[str], splits: Tuple[str, ...], workers: Optional[int], output: Optional[str]
+) -> int:
+    """Read a whole data set and list what is wrong with it; the exit code is 1 where something is. Needs no MXNet.
+
+    NAME is a config, as for confseg run. Found are files that are missing, damaged or of another size, unknown ids,
+    labels without a class, classes without a pixel, and images that occur twice, in one split or in two.
+    """
+    from . import checking
+
+    options = {"data_root": data_root, "splits": splits, "workers": workers, "output": output}
+    return 0 if checking.check_data(config_path(name), **options) else 1
+
+
 def config_path(name: str) -> Path:
     """The YAML that a name or path stands for; ConfsegError lists the names there are."""
     if name.endswith((".yaml", ".yml")) or "/" in name:

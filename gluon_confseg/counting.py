@@ -7,7 +7,6 @@ Ids are raw ids (as in the data set's PNGs) or train ids (0..K-1). Pairs of stor
 all values of a folder are known, only one reading is possible, or both mean the same, or the user must say which.
 """
 
-import os
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from . import labels as label_sets
 from .confusion import ConfusionMatrix
-from .data.ordered import in_order
+from .data.ordered import in_order, usable_cores
 from .errors import ConfsegError
 from .labelmaps import COLORS, RAW_IDS, TRAIN_IDS, Classes, Folder, Reader
 from .labels import IGNORE_LABEL, LabelSet
@@ -56,7 +55,7 @@ def count(truth: Folder, predictions: Sequence[Folder], classes: Classes, *, ski
         return [_histogram(label, prediction) for prediction in maps]
 
     tables = [_Table() for _ in predictions]
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = usable_cores()
     with bar(len(rows), "counting", "image") as progress:
         for index, histograms in enumerate(in_order(work, range(len(rows)), workers, 2 * workers)):
             for table, histogram in zip(tables, histograms):

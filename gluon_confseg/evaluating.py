@@ -17,12 +17,13 @@ from .building import find_cell, label_table
 from .config import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
+from .data.built_in import built_in_notice
 from .errors import ConfsegError
 from .files import PathLike, write_json
 from .inference import Manner
-from .pipeline import built_in_notice
+from .progress import messages
 from .run import TrainedRun, open_run
-from .using import cell_predictors, check_folder, make_manner, messages, network_digest, open_split
+from .using import cell_predictors, check_folder, make_manner, network_digest, open_split
 
 _log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from . import __version__, checkpoint, config, results
 from .backend import devices, versions
-from .data import check_disjoint, find_root, open_dataset, synthetic
+from .data import check_disjoint, find_root, open_dataset
 from .data.base import SegmentationDataset
+from .data.built_in import built_in_notice, built_in_root
 from .errors import ConfsegError
 from .files import read_json, sha256, write_json
 from .mixed_precision import half_type
-from .places import ROOT_VARIABLES, cache_folder
 from .profiling import profiled
 from .profiling import table as profile_table
 from .progress import BarHandler
@@ -22,11 +22,6 @@ from .run import CONFIG_FILE, LABELS_FILE, PROFILE_FILE, RESULTS_FILE, Run, mani
 from .stages import STAGES, Stage, named_groups
 
 _log = logging.getLogger(__name__)
-
-BUILT_IN_NOTICE = (
-    "built-in data: no data set was given (--data-root or {variable}), so this run uses synthetic images; "
-    "its numbers say nothing about photographs"
-)
 
 
 def run(
@@ -96,23 +91,6 @@ def _warn_of_other_batches(settings: config.Config, path: Path) -> None:
             "%s, and the learning rate belongs to the file's; to save memory at the same batch, set images_per_pass",
             "; ".join(changed),
         )
-
-
-def built_in_notice(settings: config.Config) -> str:
-    return BUILT_IN_NOTICE.format(variable=ROOT_VARIABLES[settings.data.name])
-
-
-def built_in_root(settings: config.Config) -> Path:
-    """Draw the built-in data set into the user's cache folder, once."""
-    wanted = settings.data.built_in
-    cache = cache_folder()
-    height, width = wanted.size
-    name = f"{settings.data.name}-{height}x{width}-{wanted.train}-{wanted.val}-seed{wanted.seed}"
-    name += f"-v{synthetic.GENERATOR_VERSION}"
-    _log.info("built-in images are in %s (drawn once)", cache / name)
-    return synthetic.ensure(
-        settings.data.name, cache / name, train=wanted.train, val=wanted.val, size=wanted.size, seed=wanted.seed
-    )
 
 
 def _open(settings: config.Config, root: Path) -> List[SegmentationDataset]:

@@ -25,7 +25,7 @@ from .files import PathLike, atomic_path, read_json
 from .inference import Predictor, label_all
 from .labels import IGNORE_LABEL, LabelSet
 from .run import open_run
-from .using import cell_predictors, check_folder, make_manner, messages, network_digest
+from .using import cell_predictors, check_folder, make_manner, network_digest
 from .video import Clip, find_clips, is_video, predict_clip
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def predict(
     earlier call has written from the same file and network is skipped. `cell` defaults to the paper's last one.
     Raises ConfsegError for the user's mistakes, before anything is written where they can be seen by then.
     """
-    with messages():
+    with progress.messages():
         run = open_run(folder, devices)
         chosen = find_cell(run, cell)
         output = Path(output) if output else run.folder / "predictions" / chosen.key

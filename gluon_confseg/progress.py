@@ -1,7 +1,9 @@
 """Progress bars, and log messages that do not break them."""
 
+import contextlib
 import logging
 import sys
+from typing import Iterator
 
 from tqdm import tqdm
 
@@ -20,3 +22,18 @@ class BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """The package's messages go to the screen, above the progress bar."""
+    logger, screen = logging.getLogger(__package__), BarHandler()
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(screen)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(screen)

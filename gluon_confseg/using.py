@@ -1,22 +1,20 @@
-"""What the verbs that use a finished run share: a finished run's networks, how they are used, messages."""
+"""What the verbs that use a finished run share: a finished run's networks, how they are used."""
 
-import contextlib
 import hashlib
 import json
-import logging
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from . import __version__, progress
+from . import __version__
 from .building import make_predictors, make_view, needed_heads
 from .config import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset, find_root, open_dataset
+from .data.built_in import built_in_root
 from .errors import ConfsegError
 from .files import PathLike, read_json
 from .inference import Manner, Predictor
-from .pipeline import built_in_root
 from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, read_spaces
 
 
@@ -86,18 +84,3 @@ def check_folder(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ConfsegError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
-
-
-@contextlib.contextmanager
-def messages() -> Iterator[None]:
-    """The package's messages go to the screen, above the progress bar."""
-    logger, screen = logging.getLogger(__package__), progress.BarHandler()
-    screen.setFormatter(logging.Formatter("%(message)s"))
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(screen)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(screen)

@@ -261,3 +261,23 @@ def test_missing_root_is_named(tmp_path, name):
 def test_unknown_split_lists_the_splits(tmp_path, name):
     with pytest.raises(ConfsegError, match=f"{name} has no split 'trainval'; choose one of train, "):
         open_dataset(name, tmp_path, "trainval")
+
+
+def test_a_listener_lets_a_data_set_go_on(tmp_path):
+    found = []
+    samples = make_pairs(tmp_path)
+    images = {sample.id: sample.image for sample in samples}
+    labels = {"id1": samples[1].label, "id2": samples[2].label, "id9": tmp_path / "stray.png"}
+
+    def listen(kind, names, message):
+        found.append((kind, names))
+
+    joined = join("x", images, labels, "masks", listen)
+    dataset = SegmentationDataset(VOC, "train", [*joined, joined[2]], listen)
+    assert dataset.ids == ["id0", "id1", "id2"]
+    assert dataset.has_labels and dataset.label(0) is None and dataset.label(1).shape == IDS.shape
+    assert found == [
+        ("images without a label", [str(tmp_path / "i0.png")]),
+        ("labels without an image", [str(tmp_path / "stray.png")]),
+        ("files of the same name", [f"{tmp_path / 'i2.png'} and {tmp_path / 'i2.png'}"]),
+    ]

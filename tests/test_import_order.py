@@ -14,12 +14,12 @@ ORDER = (
     "errors options packages places cuda files table tensor_files progress backend profiling probes doctor labels "
     "paper confusion groups config data nn complexity checkpoint passes mixed_precision training inference evaluation "
     "run building results seeds paper_tables figures page reporting stages info pipeline study using video prediction "
-    "evaluating official export labelmaps counting confusion_files comparing grouping cli"
+    "evaluating official export labelmaps counting confusion_files comparing grouping checking cli"
 ).split()
 WITHOUT_MXNET = (
     "errors options packages places cuda files table tensor_files progress probes doctor labels paper confusion "
     "groups config data results seeds paper_tables figures page official labelmaps counting confusion_files comparing "
-    "grouping"
+    "grouping checking"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -6,7 +6,7 @@ from typing import Optional, Tuple
 
 from ..errors import ConfsegError
 from ..places import ROOT_VARIABLES
-from .base import PathLike, SegmentationDataset
+from .base import SHARED, OnProblem, PathLike, SegmentationDataset, refuse
 from .camvid import CamVid
 from .cityscapes import Cityscapes
 from .voc import PascalVOC
@@ -24,19 +24,19 @@ __all__ = [
 _DATASETS = {"cityscapes": Cityscapes, "voc": PascalVOC, "camvid": CamVid}
 
 
-def open_dataset(name: str, root: PathLike, split: str) -> SegmentationDataset:
+def open_dataset(name: str, root: PathLike, split: str, on_problem: OnProblem = refuse) -> SegmentationDataset:
     """Open a split of "cityscapes", "voc", "camvid" or "folders".
 
     `root` is the data set's folder; for "folders" its YAML file, or the folder of dataset.yaml.
-    Raises ConfsegError for another name, and what the data set's class raises.
+    `on_problem`: see SegmentationDataset. Raises ConfsegError for another name, and what the data set's class raises.
     """
     if name == "folders":
         from .folders import FolderPairs  # late: pydantic would be a third of the start of `confseg confusion`
 
-        return FolderPairs(root, split)
+        return FolderPairs(root, split, on_problem)
     if name not in _DATASETS:
         raise ConfsegError(f"no data set {name!r}; there are {', '.join(_DATASETS)}, folders")
-    return _DATASETS[name](root, split)
+    return _DATASETS[name](root, split, on_problem)
 
 
 def find_root(name: str, option: Optional[PathLike] = None) -> Tuple[Optional[Path], str]:
@@ -55,11 +55,12 @@ def find_root(name: str, option: Optional[PathLike] = None) -> Tuple[Optional[Pa
     return (Path(variable).expanduser(), "variable") if variable else (None, "built-in")
 
 
-def check_disjoint(train: SegmentationDataset, val: SegmentationDataset) -> None:
-    """Raise ConfsegError where an image is in both splits: the count and the first ids."""
+def check_disjoint(train: SegmentationDataset, val: SegmentationDataset, on_problem: OnProblem = refuse) -> None:
+    """Tell `on_problem` where an image is in both splits (count, first ids); by default that raises ConfsegError."""
     shared = sorted(set(train.ids) & set(val.ids))
     if shared:
-        raise ConfsegError(
+        message = (
             f"{train.name}: {len(shared)} images of the training split {train.split!r} are in the validation split "
             f"{val.split!r} too (first: {', '.join(shared[:3])}); choose splits that do not overlap"
         )
+        on_problem(SHARED, shared, message)

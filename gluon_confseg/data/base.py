@@ -3,7 +3,7 @@
 import hashlib
 import io
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -12,12 +12,27 @@ from ..errors import ConfsegError
 from ..labels import LabelSet
 
 PathLike = Union[str, Path]
+# is told of a problem of the files: its kind, what has it (files or ids, one name each), a message for the user
+OnProblem = Callable[[str, Sequence[str], str], None]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**28  # a header that claims more is damaged, or an attack on memory
+
+# the kinds of problems that `on_problem` is told of
+NO_LABEL = "images without a label"
+NO_IMAGE = "labels without an image"
+MISSING = "listed files that are not there"
+SAME_NAME = "files of the same name"
+UNREADABLE = "files that cannot be read"
+SHARED = "training images that are validation images too"
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def refuse(kind: str, names: Sequence[str], message: str) -> None:
+    """What a data set does about a problem of its lists, unless it is told to go on: raise ConfsegError."""
+    raise ConfsegError(message)
 
 
 class Sample(NamedTuple):
@@ -33,30 +48,28 @@ class SegmentationDataset:
 
     Attributes:
         labels: the LabelSet of the train ids.
+        stored: the LabelSet whose raw ids are those in this split's label files.
         name: the data set's name.
         split: the split's name.
         ids: unique image names, sorted.
         has_labels: False for a split that comes without labels.
 
-    Raises ConfsegError for an empty split and for two images of the same id.
+    `on_problem` is told of files without a partner, listed files that are not there, and names that occur twice; where
+    it returns, the split goes on with what is left, and an image without a label has None. Raises ConfsegError for an
+    empty split, and, by default, for any of these problems.
     """
 
-    def __init__(self, labels: LabelSet, split: str, samples: Iterable[Sample]):
-        self.labels = labels
+    def __init__(self, labels: LabelSet, split: str, samples: Iterable[Sample], on_problem: OnProblem = refuse):
+        self.labels = self.stored = labels
         self.name = labels.name
         self.split = split
-        self._samples = sorted(samples)
+        self._samples = _without_repetition(self.name, sorted(samples), on_problem)
         self.ids: List[str] = [sample.id for sample in self._samples]
         if not self._samples:
             raise ConfsegError(
                 f"{self.name}: split {split!r} lists no image; check the data root and the split's files"
             )
-        for before, after in zip(self._samples, self._samples[1:]):
-            if before.id == after.id:
-                raise ConfsegError(
-                    f"{self.name}: {before.image} and {after.image} have the same id {after.id!r}; rename or remove one"
-                )
-        self.has_labels = self._samples[0].label is not None
+        self.has_labels = any(sample.label is not None for sample in self._samples)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -82,14 +95,14 @@ class SegmentationDataset:
         sample = self._samples[index]
         if sample.label is None:
             return None
-        raw = self._read_raw_label(sample.label)
+        raw = self.read_raw_label(sample.label)
         width, height = image_size(sample.image)
         if raw.shape != (height, width):
             raise ConfsegError(
                 f"{sample.label}: label is {raw.shape[1]}x{raw.shape[0]} but its image {sample.image} is "
                 f"{width}x{height}; get the pair that belongs together"
             )
-        return self._to_train(raw, str(sample.label))
+        return self.stored.to_train(raw, str(sample.label))
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the classes, the ids and the files' sizes; the same wherever the data set lies."""
@@ -99,11 +112,17 @@ class SegmentationDataset:
             digest.update(f"{sample.id}\0{sizes}\n".encode())
         return digest.hexdigest()
 
-    def _read_raw_label(self, path: Path) -> np.ndarray:
+    def read_raw_label(self, path: Path) -> np.ndarray:
+        """A label file's ids as they are stored: uint8 HxW. Raises ConfsegError, naming it, where it cannot be read."""
         return read_label_png(path)
 
-    def _to_train(self, raw: np.ndarray, source: str) -> np.ndarray:
-        return self.labels.to_train(raw, source)
+
+def _without_repetition(name: str, samples: Sequence[Sample], on_problem: OnProblem) -> List[Sample]:
+    for before, after in zip(samples, samples[1:]):
+        if before.id == after.id:
+            message = f"{before.image} and {after.image} have the same id {after.id!r}; rename or remove one"
+            on_problem(SAME_NAME, [f"{before.image} and {after.image}"], f"{name}: {message}")
+    return list({sample.id: sample for sample in samples}.values())
 
 
 def read_image(path: PathLike) -> np.ndarray:
@@ -112,8 +131,12 @@ def read_image(path: PathLike) -> np.ndarray:
     EXIF rotation is left alone because the label, a PNG, belongs to the stored pixels.
     Raises ConfsegError, naming the file, where it is missing, truncated, of another format or not 8 bits a channel.
     """
+    return decode_image(path, read_bytes(path))
+
+
+def decode_image(path: PathLike, data: bytes) -> np.ndarray:
+    """`read_image` of a file whose content is at hand already; `path` is only named in errors."""
     # Pillow: 35 ms where OpenCV takes 27 for 2048x1024, but it raises on every truncated file, in all its versions
-    data = _read_bytes(path)
     image = _decode(path, data)
     # Pillow keeps the upper 8 bits of a 16-bit RGB PNG, which may be black: byte 24 is the bit depth
     deep = image.format == "PNG" and data[24] > 8
@@ -143,7 +166,7 @@ def decode(path: PathLike) -> Tuple[Image.Image, int]:
 
     Raises ConfsegError, naming the file, where it is missing, truncated or of another format.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     image = _decode(path, data)
     return image, data[24] if image.format == "PNG" else 0  # byte 24 of a PNG is the bit depth
 
@@ -157,7 +180,8 @@ def image_size(path: PathLike) -> Tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
-def _read_bytes(path: PathLike) -> bytes:
+def read_bytes(path: PathLike) -> bytes:
+    """A file's content. Raises ConfsegError, naming the file, where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -218,11 +242,13 @@ def require_folders(name: str, root: Path, folders: Iterable[str]) -> None:
     raise ConfsegError(f"{name}: looked in {root} for {' and '.join(missing)}, not there; {hint}")
 
 
-def files_by_stem(folder: Path, suffixes: Iterable[str], ending: str = "", pattern: str = "*") -> Dict[str, Path]:
+def files_by_stem(
+    folder: Path, suffixes: Iterable[str], ending: str = "", pattern: str = "*", *, on_problem: OnProblem = refuse
+) -> Dict[str, Path]:
     """Files under `folder` (glob `pattern`) with one of `suffixes`, by their stem less `ending`.
 
     Files of another ending, and hidden ones, are left out; a missing folder holds none.
-    Raises ConfsegError where two files have the same name (a.png and a.jpg).
+    `on_problem` is told where two files have the same name (a.png and a.jpg); by default that raises ConfsegError.
     """
     found: Dict[str, Path] = {}
     for path in sorted(folder.glob(pattern)):
@@ -230,37 +256,40 @@ def files_by_stem(folder: Path, suffixes: Iterable[str], ending: str = "", patte
             continue
         key = path.stem[: len(path.stem) - len(ending)]
         if key in found:
-            raise ConfsegError(f"{found[key]} and {path} have the same name; rename or remove one of them")
+            message = f"{found[key]} and {path} have the same name; rename or remove one of them"
+            on_problem(SAME_NAME, [f"{found[key]} and {path}"], message)
         found[key] = path
     return found
 
 
-def join(name: str, images: Mapping[str, Path], labels: Mapping[str, Path], where: str) -> List[Sample]:
+def join(
+    name: str, images: Mapping[str, Path], labels: Mapping[str, Path], where: str, on_problem: OnProblem = refuse
+) -> List[Sample]:
     """Pair images with labels by id; `where` says where the labels belong, for the message.
 
-    Raises ConfsegError for an image without a label or a label without an image: the count, the first ones, what to do.
+    `on_problem` is told of images without a label and labels without an image: the count, the first ones, what to do;
+    by default that raises ConfsegError.
     """
-    _refuse_unpaired(name, f"images have no label in {where}", images, labels)
-    _refuse_unpaired(name, f"labels in {where} have no image", labels, images)
-    return [Sample(id_, images[id_], labels[id_]) for id_ in images]
+    pairings = (
+        (NO_LABEL, f"images have no label in {where}", images, labels),
+        (NO_IMAGE, f"labels in {where} have no image", labels, images),
+    )
+    for kind, what, some, others in pairings:
+        alone = sorted(set(some) - set(others))
+        if alone:
+            message = f"{name}: {len(alone)} of {len(some)} {what} (first: {', '.join(alone[:3])}); "
+            message += "finish the download, or remove the files without a partner"
+            on_problem(kind, [str(some[id_]) for id_ in alone], message)
+    return [Sample(id_, images[id_], labels.get(id_)) for id_ in images]
 
 
-def _refuse_unpaired(name: str, what: str, some: Mapping[str, Path], others: Mapping[str, Path]) -> None:
-    alone = sorted(set(some) - set(others))
-    if alone:
-        raise ConfsegError(
-            f"{name}: {len(alone)} of {len(some)} {what} (first: {', '.join(alone[:3])}); "
-            "finish the download, or remove the files without a partner"
-        )
-
-
-def refuse_missing(name: str, missing: Sequence[str], total: int, where: str) -> None:
-    """Raise ConfsegError where some of `total` listed files are `missing`: the count, the first ones, what to do."""
+def report_missing(
+    name: str, missing: Sequence[str], total: int, where: str, on_problem: OnProblem = refuse, kind: str = MISSING
+) -> None:
+    """Tell `on_problem` where some of `total` listed files are `missing`: the count, the first ones, what to do."""
     if missing:
-        raise ConfsegError(
-            f"{name}: {len(missing)} of {total} files are not in {where} (first: {', '.join(missing[:3])}); "
-            "finish the download or unpacking"
-        )
+        message = f"{name}: {len(missing)} of {total} files are not in {where} (first: {', '.join(missing[:3])}); "
+        on_problem(kind, missing, message + "finish the download or unpacking")
 
 
 def read_list(path: Path) -> List[str]:

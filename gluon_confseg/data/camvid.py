@@ -7,13 +7,15 @@ from ..errors import ConfsegError
 from ..labels import CAMVID
 from .base import (
     IMAGE_SUFFIXES,
+    OnProblem,
     PathLike,
     Sample,
     SegmentationDataset,
     files_by_stem,
     join,
     read_list,
-    refuse_missing,
+    refuse,
+    report_missing,
     require_folders,
     require_split,
 )
@@ -28,26 +30,27 @@ class CamVid(SegmentationDataset):
     Where root/SPLIT.txt exists it chooses the files; of each path only the last two parts (folder/NAME.png) mean
     anything, and the image's suffix may differ. Without it, all files of the folders are taken.
 
-    Raises ConfsegError for missing folders or files and for images and labels that do not pair up.
+    Raises ConfsegError for missing folders, and as SegmentationDataset does.
     """
 
-    def __init__(self, root: PathLike, split: str):
+    def __init__(self, root: PathLike, split: str, on_problem: OnProblem = refuse):
         root = Path(root)
         require_split("camvid", split, SPLITS)
         labelled = split != "test" or (root / "testannot").is_dir()
         require_folders("camvid", root, [split, f"{split}annot"] if labelled else [split])
-        samples = _listed(root, split, labelled) if (root / f"{split}.txt").is_file() else _all(root, split, labelled)
-        super().__init__(CAMVID, split, samples)
+        choose = _listed if (root / f"{split}.txt").is_file() else _all
+        super().__init__(CAMVID, split, choose(root, split, labelled, on_problem), on_problem)
 
 
-def _all(root: Path, split: str, labelled: bool) -> List[Sample]:
-    images = files_by_stem(root / split, IMAGE_SUFFIXES)
+def _all(root: Path, split: str, labelled: bool, on_problem: OnProblem) -> List[Sample]:
+    images = files_by_stem(root / split, IMAGE_SUFFIXES, on_problem=on_problem)
     if not labelled:
         return [Sample(id_, path, None) for id_, path in images.items()]
-    return join("camvid", images, files_by_stem(root / f"{split}annot", (".png",)), f"{split}annot")
+    labels = files_by_stem(root / f"{split}annot", (".png",), on_problem=on_problem)
+    return join("camvid", images, labels, f"{split}annot", on_problem)
 
 
-def _listed(root: Path, split: str, labelled: bool) -> List[Sample]:
+def _listed(root: Path, split: str, labelled: bool, on_problem: OnProblem) -> List[Sample]:
     """The samples of a list with lines ".../train/NAME.png .../trainannot/NAME.png"."""
     path = root / f"{split}.txt"
     lines = [[Path(field) for field in line.split()] for line in read_list(path)]
@@ -59,11 +62,13 @@ def _listed(root: Path, split: str, labelled: bool) -> List[Sample]:
     there = {
         f"{folder}/{stem}": file
         for folder in folders
-        for stem, file in files_by_stem(root / folder, IMAGE_SUFFIXES).items()
+        for stem, file in files_by_stem(root / folder, IMAGE_SUFFIXES, on_problem=on_problem).items()
     }
     missing = [name for names in wanted for name in names if name not in there]
-    refuse_missing(f"camvid {split}", missing, sum(map(len, wanted)), f"{root}, but {path.name} lists them")
+    where = f"{root}, but {path.name} lists them"
+    report_missing(f"camvid {split}", missing, sum(map(len, wanted)), where, on_problem)
     return [
-        Sample(fields[0].stem, there[names[0]], there[names[1]] if labelled else None)
+        Sample(fields[0].stem, there[names[0]], there.get(names[1]) if labelled else None)
         for fields, names in zip(lines, wanted)
+        if names[0] in there
     ]

@@ -12,12 +12,14 @@ from ..errors import ConfsegError
 from ..labels import IGNORE_LABEL, LabelSet, palette
 from .base import (
     IMAGE_SUFFIXES,
+    OnProblem,
     PathLike,
     Sample,
     SegmentationDataset,
     files_by_stem,
     join,
     read_list,
+    refuse,
     require_folders,
     require_split,
 )
@@ -77,10 +79,10 @@ class FolderPairs(SegmentationDataset):
         ignore_colors: [[1, 2, 3]]     # optional: the same in colour-coded maps, which only `confseg confusion` reads
 
     An image a/NAME.jpg belongs to the label b/NAME.png. Raises ConfsegError for a YAML that is not of this form, an id
-    that stands for two classes, a missing folder, and images and labels that do not pair up.
+    that stands for two classes and a missing folder, and as SegmentationDataset does.
     """
 
-    def __init__(self, root: PathLike, split: str):
+    def __init__(self, root: PathLike, split: str, on_problem: OnProblem = refuse):
         path = Path(root)
         path = path / FILE_NAME if path.is_dir() else path
         description = _read(path, _Description)
@@ -89,13 +91,13 @@ class FolderPairs(SegmentationDataset):
         require_split(name, split, description.images)
         folders = [part[split] for part in (description.images, description.labels) if split in part]
         require_folders(name, path.parent, folders)
-        images = files_by_stem(path.parent / description.images[split], IMAGE_SUFFIXES)
+        images = files_by_stem(path.parent / description.images[split], IMAGE_SUFFIXES, on_problem=on_problem)
         if split in description.labels:
-            pairs = files_by_stem(path.parent / description.labels[split], (".png",))
-            samples = join(name, images, pairs, description.labels[split])
+            pairs = files_by_stem(path.parent / description.labels[split], (".png",), on_problem=on_problem)
+            samples = join(name, images, pairs, description.labels[split], on_problem)
         else:
             samples = [Sample(id_, image, None) for id_, image in images.items()]
-        super().__init__(labels, split, samples)
+        super().__init__(labels, split, samples, on_problem)
 
 
 def read_classes(path: PathLike) -> Tuple[LabelSet, bool]:

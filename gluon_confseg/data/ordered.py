@@ -1,11 +1,18 @@
 """A function's results in order, computed ahead by threads."""
 
 import itertools
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Iterable, Iterator, TypeVar
 
 T = TypeVar("T")
+
+
+def usable_cores(most: int = 8) -> int:
+    """The cores that this process may use, at most `most`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(most, cores)
 
 
 def in_order(function: Callable[[int], T], items: Iterable[int], workers: int, ahead: int) -> Iterator[T]:

@@ -8,13 +8,17 @@ import numpy as np
 from ..errors import ConfsegError
 from ..labels import VOC
 from .base import (
+    NO_LABEL,
+    SHARED,
+    OnProblem,
     PathLike,
     Sample,
     SegmentationDataset,
     files_by_stem,
     read_label_png,
     read_list,
-    refuse_missing,
+    refuse,
+    report_missing,
     require_split,
 )
 
@@ -34,24 +38,25 @@ class PascalVOC(SegmentationDataset):
       SBD is looked for as benchmark_RELEASE in the root and in the two folders above VOC2012.
     - "test": no labels.
 
-    Raises ConfsegError for missing folders, lists or files, and for a training list that holds validation images.
+    A training list that holds validation images is a problem too. Raises ConfsegError for missing folders or lists, and
+    as SegmentationDataset does.
     """
 
-    def __init__(self, root: PathLike, split: str):
+    def __init__(self, root: PathLike, split: str, on_problem: OnProblem = refuse):
         require_split("voc", split, SPLITS)
         home = _find_home(Path(root))
         sbd = _find_sbd(Path(root), home)
         ids = _trainaug_ids(home, sbd) if split == "trainaug" else _ids(home / _LISTS / f"{split}.txt")
         if split in ("train", "trainaug"):
-            _refuse_validation_images(home, split, ids)
-        images = files_by_stem(home / "JPEGImages", (".jpg", ".jpeg", ".png"))
-        _refuse_missing(split, ids, images, home / "JPEGImages")
-        labels: Dict[str, Optional[Path]] = dict.fromkeys(ids)
-        if split != "test":
-            labels = _labels(home, sbd, split, ids)
-        super().__init__(VOC, split, [Sample(id_, images[id_], labels[id_]) for id_ in ids])
+            _report_validation_images(home, split, ids, on_problem)
+        images = files_by_stem(home / "JPEGImages", (".jpg", ".jpeg", ".png"), on_problem=on_problem)
+        where = str(home / "JPEGImages")
+        report_missing(f"voc {split}", [id_ for id_ in ids if id_ not in images], len(ids), where, on_problem)
+        labels = {} if split == "test" else _labels(home, sbd, split, ids, on_problem)
+        samples = [Sample(id_, images[id_], labels.get(id_)) for id_ in ids if id_ in images]
+        super().__init__(VOC, split, samples, on_problem)
 
-    def _read_raw_label(self, path: Path) -> np.ndarray:
+    def read_raw_label(self, path: Path) -> np.ndarray:
         return _read_mat(path) if path.suffix == ".mat" else read_label_png(path)
 
 
@@ -90,32 +95,29 @@ def _trainaug_ids(home: Path, sbd: Optional[Path]) -> List[str]:
     return sorted(union - set(_ids(home / _LISTS / "val.txt")))
 
 
-def _refuse_validation_images(home: Path, split: str, ids: List[str]) -> None:
+def _report_validation_images(home: Path, split: str, ids: List[str], on_problem: OnProblem) -> None:
     path = home / _LISTS / "val.txt"
     shared = sorted(set(ids) & set(_ids(path))) if path.is_file() else []
     if shared:
-        raise ConfsegError(
+        message = (
             f"voc: {len(shared)} of {len(ids)} images of {home / _LISTS / split}.txt are in {path.name} too "
             f"(first: {', '.join(shared[:3])}); take them out of the training list"
         )
+        on_problem(SHARED, shared, message)
 
 
-def _labels(home: Path, sbd: Optional[Path], split: str, ids: List[str]) -> Dict[str, Path]:
+def _labels(home: Path, sbd: Optional[Path], split: str, ids: List[str], on_problem: OnProblem) -> Dict[str, Path]:
     own, augmented = home / "SegmentationClass", home / "SegmentationClassAug"
-    labels = files_by_stem(own, (".png",))
-    if split != "trainaug":
-        _refuse_missing(split, ids, labels, own)
-        return labels
-    # VOC's labels are finer than SBD's, so they win where VOC released one for training
-    fine = {id_: labels[id_] for id_ in _ids(home / _LISTS / "train.txt") if id_ in labels}
-    extra = files_by_stem(sbd / "cls", (".mat",)) if sbd is not None else {}
-    labels = {**extra, **files_by_stem(augmented, (".png",)), **fine}
-    _refuse_missing(split, ids, labels, augmented if sbd is None else sbd / "cls")
+    folder, labels = own, files_by_stem(own, (".png",), on_problem=on_problem)
+    if split == "trainaug":
+        # VOC's labels are finer than SBD's, so they win where VOC released one for training
+        fine = {id_: labels[id_] for id_ in _ids(home / _LISTS / "train.txt") if id_ in labels}
+        extra = files_by_stem(sbd / "cls", (".mat",), on_problem=on_problem) if sbd is not None else {}
+        labels = {**extra, **files_by_stem(augmented, (".png",), on_problem=on_problem), **fine}
+        folder = augmented if sbd is None else sbd / "cls"
+    missing = [id_ for id_ in ids if id_ not in labels]
+    report_missing(f"voc {split}", missing, len(ids), str(folder), on_problem, NO_LABEL)
     return labels
-
-
-def _refuse_missing(split: str, ids: List[str], found: Dict[str, Path], folder: Path) -> None:
-    refuse_missing(f"voc {split}", [id_ for id_ in ids if id_ not in found], len(ids), str(folder))
 
 
 def _read_mat(path: Path) -> np.ndarray:
