@@ -12,6 +12,7 @@ from .onnx_file import INSTALL
 ENGINE = "onnxruntime's static quantisation (QDQ)"
 WHY = "MXNet's INT8 operators have no ONNX form"
 _OPERATORS = ["Conv", "Relu", "Add", "MaxPool", "Concat", "Split", "Slice"]
+_MEASURED = ["Softmax"]  # stays in float32; onnxruntimes of Python 3.8 fail over one whose range was not measured
 
 
 def require_quantization() -> None:
@@ -44,13 +45,17 @@ def quantize(source: Path, target: Path, batches: Iterable[np.ndarray], keep: Se
     folded = target.with_suffix(".folded.onnx")
     try:
         quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
-        kept = [node.name for node in onnx.load(str(folded)).graph.node if node.name.startswith(tuple(keep))]
+        graph = onnx.load(str(folded))
+        for node in graph.graph.node:
+            node.name = node.name or node.output[0]  # folding leaves nodes without names, which cannot be excluded
+        onnx.save(graph, str(folded))
+        kept = [n.name for n in graph.graph.node if n.name.startswith(tuple(keep)) or n.op_type in _MEASURED]
         quantize_static(
             str(folded),
             str(target),
             Reader(iter(batches)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_OPERATORS,
+            op_types_to_quantize=[*_OPERATORS, *_MEASURED],
             nodes_to_exclude=kept,
             per_channel=True,
             reduce_range=True,
