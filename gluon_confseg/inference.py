@@ -8,6 +8,7 @@ from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Op
 
 import numpy as np
 
+from .arg_max import upsampled_arg_max
 from .backend import mx
 from .data.transforms import at_scale, normalize
 from .nn import Fusion, MergedSubnets, Subnet, Upsample
@@ -101,6 +102,9 @@ class Predictor:
         if len(tops) == len(lefts) == 1:
             passes = yield from self._passes(image)
             several = self._manner.flip or len(passes) > 1
+            if not several and self._device.device_type == "cpu":
+                yield {key: self._on_cpu(view, *passes[0], image.shape[:2]) for key, view in self._views.items()}
+                return
             parts = {key: self._parts(view, passes, image.shape[:2], several) for key, view in self._views.items()}
             yield {key: mx.nd.concat(*map(_arg_max, each), dim=0) for key, each in parts.items()}
             return
@@ -134,6 +138,12 @@ class Predictor:
 
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
         return normalize(at_scale(image, scale), self._mean, self._std)
+
+    def _on_cpu(self, view: View, x: mx.nd.NDArray, logits: Arrays, size: Tuple[int, int]) -> mx.nd.NDArray:
+        """uint8 (H, W): what the arg max of `_parts` gives, several times as fast."""
+        scores = _fused(view, logits)[0].asnumpy()
+        labels = upsampled_arg_max(scores, self._encoder.output_stride, x.shape[2:], size)
+        return mx.nd.array(labels, dtype="uint8", ctx=self._device)
 
     def _parts(self, view: View, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
         """The view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""

@@ -55,7 +55,7 @@ def test_groups_file_is_a_part_of_a_config(matrix):
     assert tree == {"groups": {"source": [["person", "rider"], ["road", "walk"]]}}
     path = matrix.parent / "own.yaml"
     path.write_text(yaml.safe_dump({"_base_": "out/groups.yaml", "data": {"name": "camvid"}}))
-    assert config._read(path, ())["groups"] == tree["groups"]
+    assert config.read_tree(path)["groups"] == tree["groups"]
     text = (matrix.parent / "out" / "groups.yaml").read_text(encoding="utf-8")
     assert "# rider -> person 49.0 %" in text
 

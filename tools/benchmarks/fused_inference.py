@@ -7,14 +7,12 @@ multiply-adds, and each network's peak memory in a process of its own. OMP_NUM_T
 """
 
 import os
-import resource
-import subprocess
-import sys
 from typing import Dict, Tuple
 
 import click
 import numpy as np
 from alternating import measure, ratio, table
+from memory import peak, peak_of
 
 from gluon_confseg.backend import mx
 from gluon_confseg.complexity import count
@@ -58,12 +56,6 @@ def multiply_adds(network: ConfSegNet, shape: Tuple[int, ...]) -> int:
     return count(network(mx.sym.var("data")), {"data": shape}).multiply_adds
 
 
-def peak_gigabytes(arguments: Tuple[str, ...], key: str) -> float:
-    """Largest resident size of a process that runs one network twice."""
-    start = [sys.executable, __file__, *arguments, "--memory-of", key]
-    return float(subprocess.run(start, stdout=subprocess.PIPE, text=True, check=True).stdout)
-
-
 @click.command()
 @click.option("--encoder", default="resnet101_v1b", show_default=True)
 @click.option("--size", default="1024x2048", show_default=True)
@@ -75,7 +67,7 @@ def main(encoder: str, size: str, repeats: int, memory_of: str) -> None:
         (network,) = networks(encoder, (memory_of,)).values()
         for _ in range(2):
             label_map(network, image)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print(peak())
         return
     made = networks(encoder, (ONE, FUSED, SEPARATE))
     additions = {key: multiply_adds(network, image.shape) for key, network in made.items()}
@@ -86,9 +78,9 @@ def main(encoder: str, size: str, repeats: int, memory_of: str) -> None:
     work = additions[FUSED] / additions[ONE]
     print(f"\nmultiply-adds: {additions[ONE] / 1e9:.0f} and {additions[FUSED] / 1e9:.0f} G, ratio {work:.3f}")
     print(f"seconds over multiply-adds: {ratio(seconds, FUSED, ONE) / work:.3f} (wanted: below 1, better 0.95)")
-    del made
-    arguments = ("--encoder", encoder, "--size", size)
-    print("peak memory:", ", ".join(f"{key} {peak_gigabytes(arguments, key):.2f} GB" for key in (ONE, FUSED)))
+    arguments = ("--encoder", encoder, "--size", size, "--memory-of")
+    peaks = {key: peak_of(__file__, (*arguments, key)) / 2**30 for key in (ONE, FUSED)}
+    print("peak memory:", ", ".join(f"{key} {value:.2f} GB" for key, value in peaks.items()))
 
 
 if __name__ == "__main__":
