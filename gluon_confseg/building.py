@@ -103,6 +103,14 @@ def space_of(name: HeadName, spaces: OutputSpaces) -> OutputSpace:
     return spaces[name.spaces][name.subnet - 1] if name.subnet else None
 
 
+def seen_by(name: HeadName, spaces: OutputSpaces, matrix: ConfusionMatrix) -> ConfusionMatrix:
+    """The confusion matrix that a head's loss takes its weights from."""
+    if name.subnet and name.spaces == "focused":
+        return matrix.focused(spaces["groups"][name.subnet - 1])
+    space = space_of(name, spaces)
+    return matrix if space is None else matrix.merged(space)
+
+
 def _seed_for(run: Run, name: str) -> None:
     """Random numbers from the run's seed and the part's name only, so that a part is the same in any company."""
     mx.random.seed(zlib.crc32(f"{run.config.seed}/{name}".encode()) & 0x7FFFFFFF)

@@ -14,7 +14,7 @@ BASE_KEY = "_base_"
 MIN_WINDOW = 32  # pixels: a smaller window shows a network next to nothing
 
 WindowSide = Annotated[int, Field(ge=MIN_WINDOW)]
-Spaces = Literal["groups", "random", "all"]
+Spaces = Literal["groups", "random", "all", "focused"]
 
 
 class Section(BaseModel):
@@ -201,7 +201,8 @@ class Cell(Section):
     """One cell of the result table: which heads are fused and how. "baseline" is the head of the first stage.
 
     `spaces`: what the heads beside subnet 0 tell apart: the confusing groups (the paper), or, as controls, random
-    groups of the same sizes, or all classes (as many ordinary heads, each from its own random weights).
+    groups of the same sizes, or all classes (as many ordinary heads, each from its own random weights). "focused" is
+    between the two: each head tells all classes apart, and its loss knows the errors that concern its group alone.
     """
 
     key: str

@@ -139,6 +139,18 @@ class ConfusionMatrix:
         """
         return self.collapsed(group_mapping(group, self.num_classes))
 
+    def focused(self, group: Any) -> "ConfusionMatrix":
+        """The same pixels with the errors among classes outside a group taken as right: what concerns the group alone.
+
+        group: a ClassGroup or a sequence of class indices. Returns a matrix of K classes; `merged(group)` of it is
+        `merged(group)` of this one.
+        """
+        outside = group_mapping(group, self.num_classes) == 0
+        counts = self.counts.copy()
+        block = counts[np.ix_(outside, outside)]
+        counts[np.ix_(outside, outside)] = np.diag(block.sum(axis=1))
+        return ConfusionMatrix.from_counts(counts, self.ignore_label)
+
     def collapsed(self, outputs: Sequence[int]) -> "ConfusionMatrix":
         """The same pixels with classes merged: class k becomes class outputs[k] of max(outputs) + 1.
 

@@ -42,13 +42,15 @@ OutputSpaces = Dict[str, List[OutputSpace]]  # subnets 1..M, for each kind of a 
 def output_spaces(found: List[ClassGroup], num_classes: int, seed: int) -> OutputSpaces:
     """The confusing groups, and their controls: random groups of the same sizes, and as many times all classes.
 
-    The random groups are drawn from `seed`; like the confusing ones they have no class in common.
+    The random groups are drawn from `seed`; like the confusing ones they have no class in common. Heads that are
+    "focused" on a group tell all classes apart; what differs is their loss (`ConfusionMatrix.focused`).
     """
     order = np.random.default_rng(seed).permutation(num_classes)
     ends = np.cumsum([len(group.classes) for group in found])[:-1]
     drawn = np.split(order[: sum(len(group.classes) for group in found)], ends) if found else []
     random = [ClassGroup(tuple(classes.tolist()), "drawn at random") for classes in drawn]
-    return {"groups": list(found), "random": list(random), "all": [None] * len(found)}
+    everything: List[OutputSpace] = [None] * len(found)
+    return {"groups": list(found), "random": list(random), "all": everything, "focused": everything}
 
 
 def partition(

@@ -20,6 +20,7 @@ from .building import (
     new_head,
     output_of_class,
     save_parameters,
+    seen_by,
     space_of,
     warn_small_diagonal,
 )
@@ -214,9 +215,8 @@ def train_subnets(run: Run) -> List[str]:
     counted = {key: ConfusionMatrix.load(run.folder / _confusion_file(config, key)) for key in _counted_on(config)}
     heads = []
     for name in names:
-        settings, group = config.losses[name.loss], space_of(name, spaces)
-        matrix = counted[settings.counted_on or config.confusion_images]
-        matrix = matrix if group is None else matrix.merged(group)
+        settings = config.losses[name.loss]
+        matrix = seen_by(name, spaces, counted[settings.counted_on or config.confusion_images])
         warn_small_diagonal(run, name, matrix)
         heads.append(new_head(run, name, encoder, make_loss(settings, matrix), config.subnets, spaces))
     _log.info("training %d heads on the frozen encoder: %s", len(heads), ", ".join(map(str, names)))
@@ -276,9 +276,9 @@ def _subnet_settings(config: Config) -> Dict[str, Any]:
     """Of the cells only the losses of their heads: another title or fusion rule needs no training."""
     used = _used_losses(config)
     losses = {name: loss for name, loss in to_tree(config)["losses"].items() if name in used}
-    spaces = {"groups": "group", "random": "random", "all": "all"}
     heads = {f"subnet {cell.subnet0}" for cell in config.cells}
-    heads = sorted(heads | {f"{spaces[cell.spaces]} {cell.subnets}" for cell in config.cells})
+    # "group", not "groups": what older runs have
+    heads = sorted(heads | {f"{cell.spaces.replace('groups', 'group')} {cell.subnets}" for cell in config.cells})
     return {**_dump(config, "subnet", "subnets"), "losses": losses, "heads": heads, **_precision(config)}
 
 

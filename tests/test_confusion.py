@@ -175,6 +175,17 @@ def test_merged_by_hand(group):
     assert merged.ignore_label == 7
 
 
+def test_focused_by_hand():
+    counts = np.arange(1, 17).reshape(4, 4)
+    focused = ConfusionMatrix.from_counts(counts, ignore_label=7).focused([1, 3])
+    # rows 0 and 2 keep their errors towards 1 and 3 only; 3 = counts[0, 2] and 9 = counts[2, 0] count as right
+    assert focused.counts.tolist() == [[1 + 3, 2, 0, 4], [5, 6, 7, 8], [0, 10, 9 + 11, 12], [13, 14, 15, 16]]
+    assert focused.ignore_label == 7
+    np.testing.assert_array_equal(
+        focused.merged([1, 3]).counts, ConfusionMatrix.from_counts(counts).merged([1, 3]).counts
+    )
+
+
 def test_collapsed_by_hand():
     counts = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     collapsed = ConfusionMatrix.from_counts(counts, ignore_label=7).collapsed([1, 0, 1])

@@ -347,10 +347,10 @@ def test_wrong_named_groups(groups, message):
 def test_controls_of_the_groups_have_their_sizes():
     found = [ClassGroup((0, 3, 5)), ClassGroup((1, 2))]
     spaces = output_spaces(found, 9, seed=4)
-    assert spaces["groups"] == found and spaces["all"] == [None, None]
+    assert spaces["groups"] == found and spaces["all"] == spaces["focused"] == [None, None]
     drawn = [group.classes for group in spaces["random"]]
     assert [len(classes) for classes in drawn] == [3, 2] and len(set(sum(drawn, ()))) == 5
     assert output_spaces(found, 9, seed=4) == spaces
     several = {tuple(group.classes for group in output_spaces(found, 9, seed)["random"]) for seed in range(9)}
     assert len(several) > 5
-    assert output_spaces([], 9, seed=4) == {"groups": [], "random": [], "all": []}
+    assert output_spaces([], 9, seed=4) == {"groups": [], "random": [], "all": [], "focused": []}

@@ -61,7 +61,7 @@ def test_heads_of_the_controls(ran):
     folder, _, _, _ = ran
     files = {file.name for file in (folder / "seed0").glob("*.params")}
     number = len(yaml.safe_load((folder / "seed0" / "groups.yaml").read_text(encoding="utf-8")))
-    for end in ("ce.params", "recall.all.params", "new_unit.random.params"):
+    for end in ("ce.params", "recall.all.params", "new_unit.random.params", "recall.focused.params"):
         assert {f"subnet{m}.{end}" for m in range(1, number + 1)} <= files
     assert (folder / "seed0" / "confusion-val.npz").is_file()
     made_from = json.loads((folder / "seed0" / "stages" / "confusion.json").read_text())["made_from"]
