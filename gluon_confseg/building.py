@@ -1,5 +1,6 @@
 """Networks, heads and predictors from a run's settings and files."""
 
+import itertools
 import logging
 import zlib
 from typing import Callable, Dict, List, Optional, Tuple
@@ -44,7 +45,7 @@ SMALL_DIAGONAL = 0.1  # c_ii below this starves the class under the paper's loss
 def needed_heads(cells: Tuple[Cell, ...], num_groups: int) -> List[HeadName]:
     """The heads that the cells fuse, each once: subnet 0 first, then group by group."""
     names = {name for cell in cells for name in _fused(cell, num_groups)}
-    return sorted(names, key=lambda name: (name.subnet, name.loss, name.spaces))
+    return sorted(names, key=lambda name: (name.subnet, name.loss, name.spaces, name.shape or ""))
 
 
 def make_loss(settings: Loss, matrix: ConfusionMatrix) -> mx.gluon.HybridBlock:
@@ -151,7 +152,8 @@ def make_subnet(
     """Subnet 0, which is the encoder's own head where it has one, or another one (1..M), not initialised."""
     if not name.subnet and hasattr(encoder, "new_head"):
         return encoder.new_head(num_classes)
-    settings, group = config.subnet if name.subnet else config.subnet0, space_of(name, spaces)
+    shape = config.shapes[name.shape] if name.shape else config.subnet
+    settings, group = shape if name.subnet else config.subnet0, space_of(name, spaces)
     outputs = num_classes if group is None else len(group.classes) + 1
     return SubnetBlock(outputs, **settings.model_dump(exclude={"weights"}))
 
@@ -255,7 +257,9 @@ def bare_network(run: TrainedRun, cell: Cell, found: List[groups.ClassGroup]) ->
 def _fused(cell: Cell, num_groups: int) -> List[HeadName]:
     """The heads that a cell fuses."""
     numbers = range(1, num_groups + 1) if cell.subnets is not None else ()
-    return [HeadName(0, cell.subnet0), *(HeadName(m, str(cell.subnets), cell.spaces) for m in numbers)]
+    shapes = itertools.cycle(cell.shapes or (None,))
+    others = (HeadName(m, str(cell.subnets), cell.spaces, shape) for m, shape in zip(numbers, shapes))
+    return [HeadName(0, cell.subnet0), *others]
 
 
 def _load_subnet(

@@ -203,6 +203,8 @@ class Cell(Section):
     `spaces`: what the heads beside subnet 0 tell apart: the confusing groups (the paper), or, as controls, random
     groups of the same sizes, or all classes (as many ordinary heads, each from its own random weights). "focused" is
     between the two: each head tells all classes apart, and its loss knows the errors that concern its group alone.
+    `shape`: what these heads are like, a name in `shapes:`, or a list of names that subnets 1, 2, ... take in turn; by
+    default that of `subnet:`.
     """
 
     key: str
@@ -211,6 +213,7 @@ class Cell(Section):
     subnet0: str = "baseline"
     subnets: Optional[str] = None
     spaces: Spaces = "groups"
+    shape: Union[str, Tuple[str, ...], None] = None
     rule: Literal["sum", "product"] = "sum"
     others: Literal["copy", "divide", "proportional"] = "copy"
     adjustment: float = Field(0.0, ge=0)
@@ -219,14 +222,24 @@ class Cell(Section):
     def _spaces_of_subnets(self) -> "Cell":
         if self.subnets is None and self.spaces != "groups":
             raise ValueError(f"spaces: {self.spaces} says what subnets tell apart, and this cell has none")
+        if self.subnets is None and self.shape is not None or self.shape == ():
+            raise ValueError(f"shape: {self.shape} says what subnets are like, and this cell has none")
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_spaces(self, handler: Callable[["Cell"], Dict[str, Any]]) -> Dict[str, Any]:
+    def _without_defaults(self, handler: Callable[["Cell"], Dict[str, Any]]) -> Dict[str, Any]:
         tree = handler(self)
+        # younger than committed runs, which would count as changed
         if self.spaces == "groups":
-            del tree["spaces"]  # younger than committed runs, which would count as changed
+            del tree["spaces"]
+        if self.shape is None:
+            del tree["shape"]
         return tree
+
+    @property
+    def shapes(self) -> Tuple[str, ...]:
+        """The names in `shapes:` that its subnets take in turn; none where they are like `subnet:`."""
+        return (self.shape,) if isinstance(self.shape, str) else self.shape or ()
 
 
 class Evaluation(Section):
@@ -243,6 +256,7 @@ class Evaluation(Section):
 class Config(Section):
     """Everything a run depends on. `amp`: train in mixed precision, see mixed_precision.py.
 
+    `subnet` is what subnets 1..M are like, `shapes` are others by name, for cells that ask for them.
     `comparisons`: pairs of cells [a, b] whose difference a - b the table over seeds tests.
     """
 
@@ -258,6 +272,7 @@ class Config(Section):
     encoder: Encoder = Encoder()
     subnet0: Subnet0 = Subnet0()
     subnet: Subnet = Subnet()
+    shapes: Dict[str, Subnet] = {}
     baseline: Schedule = Schedule()
     confusion_images: Literal["train", "val"] = "train"
     groups: Groups = Groups()
@@ -268,10 +283,11 @@ class Config(Section):
     comparisons: Tuple[Tuple[str, str], ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_empty_comparisons(self, handler: Callable[["Config"], Dict[str, Any]]) -> Dict[str, Any]:
+    def _without_what_is_empty(self, handler: Callable[["Config"], Dict[str, Any]]) -> Dict[str, Any]:
         tree = handler(self)
-        if not self.comparisons:
-            del tree["comparisons"]  # younger than committed runs, which could not be averaged with new ones
+        for key in ("shapes", "comparisons"):
+            if not tree[key]:
+                del tree[key]  # younger than committed runs, which could not be averaged with new ones
         return tree
 
     @model_validator(mode="after")
@@ -288,6 +304,10 @@ class Config(Section):
             for loss in (cell.subnet0, cell.subnets):
                 if loss not in (None, "baseline") and loss not in self.losses:
                     raise ValueError(f"cells: {cell.key} uses the loss {loss!r}; losses: has {', '.join(self.losses)}")
+            for shape in cell.shapes:
+                if shape not in self.shapes:
+                    known = ", ".join(self.shapes) or "none"
+                    raise ValueError(f"cells: {cell.key} uses the shape {shape!r}; shapes: has {known}")
         if "baseline" in self.losses:
             raise ValueError("losses: the name 'baseline' is taken by the head of the first stage")
         return self

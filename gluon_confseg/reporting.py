@@ -54,7 +54,7 @@ def _results(run: Run) -> dict:
     subnets = [
         {
             "group": name.subnet,
-            "loss": name.loss,
+            "loss": name.loss if name.shape is None else f"{name.loss}, {name.shape}",
             "miou_group": _miou_of_group(counted[str(name)]),
             "baseline_miou_group": _miou_of_group(baseline.merged(found[name.subnet - 1])),
         }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 import yaml
 
@@ -54,15 +54,18 @@ class Run(TrainedRun):
 class HeadName:
     """A head: subnet 0 or another one (1..M), trained with a loss of the config, or the baseline's.
 
-    `spaces` is a cell's: which of the run's output spaces number `subnet` is (see `read_spaces`).
+    `spaces` is a cell's: which of the run's output spaces number `subnet` is (see `read_spaces`). `shape` is a name in
+    the config's `shapes`; None is its `subnet`.
     """
 
     subnet: int
     loss: str
     spaces: Spaces = "groups"
+    shape: Optional[str] = None
 
     def __str__(self) -> str:
-        return f"subnet{self.subnet}.{self.loss}" + ("" if self.spaces == "groups" else f".{self.spaces}")
+        parts = [f"subnet{self.subnet}", self.loss, None if self.spaces == "groups" else self.spaces, self.shape]
+        return ".".join(part for part in parts if part is not None)
 
     @property
     def file(self) -> str:

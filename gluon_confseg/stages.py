@@ -277,9 +277,14 @@ def _subnet_settings(config: Config) -> Dict[str, Any]:
     used = _used_losses(config)
     losses = {name: loss for name, loss in to_tree(config)["losses"].items() if name in used}
     heads = {f"subnet {cell.subnet0}" for cell in config.cells}
-    # "group", not "groups": what older runs have
-    heads = sorted(heads | {f"{cell.spaces.replace('groups', 'group')} {cell.subnets}" for cell in config.cells})
-    return {**_dump(config, "subnet", "subnets"), "losses": losses, "heads": heads, **_precision(config)}
+    for cell in config.cells:
+        # "group", not "groups": what older runs have
+        parts = [cell.spaces.replace("groups", "group"), str(cell.subnets), *cell.shapes]
+        heads.add(" ".join(parts))
+    used = {shape: to_tree(config)["shapes"][shape] for cell in config.cells for shape in cell.shapes}
+    shapes = {"shapes": used} if used else {}
+    own = _dump(config, "subnet", "subnets")
+    return {**own, "losses": losses, "heads": sorted(heads), **shapes, **_precision(config)}
 
 
 def _report_settings(config: Config) -> Dict[str, Any]:

@@ -9,7 +9,7 @@ from .files import write_text
 from .run import RESULTS_FILE
 
 TABLES_FILE = "study.md"
-KEYS = ("seeds", "losses", "cells", "comparisons")
+KEYS = ("seeds", "losses", "shapes", "cells", "comparisons")
 
 
 class Study(NamedTuple):

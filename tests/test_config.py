@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from gluon_confseg import cli, config
+from gluon_confseg.building import needed_heads
 from gluon_confseg.errors import ConfsegError
 
 MINIMAL = {
@@ -113,6 +114,24 @@ def test_a_loss_is_written_with_the_settings_of_its_kind():
     # what finished runs have in their manifests: it must not change
     assert written["ce"] == {"kind": "cross_entropy", "lam": 5.0, "diagonal": "confusion"}
     assert written["focal"] == {"kind": "focal", "lam": 5.0, "diagonal": "confusion", "gamma": 3}
+
+
+def test_shapes_of_a_cell_are_names_in_shapes():
+    tree = {**MINIMAL, "shapes": {"wide": {"channels": 64}, "deep": {"hidden": 2}}}
+    cells = [*MINIMAL["cells"], {"key": "c", "title": "C", "subnets": "ce", "shape": "wide"}]
+    cells.append({"key": "d", "title": "D", "subnets": "ce", "shape": ["deep", "wide"]})
+    found = config.parse({**tree, "cells": cells}, "here")
+    assert [cell.shapes for cell in found.cells] == [(), (), ("wide",), ("deep", "wide")]
+    assert config.parse(config.to_tree(found), "there") == found
+    names = [str(name) for name in needed_heads(found.cells, 3) if name.subnet]
+    assert names == ["subnet1.ce.deep", "subnet1.ce.wide", "subnet2.ce.wide", "subnet3.ce.deep", "subnet3.ce.wide"]
+    for wrong, message in (
+        ({"subnets": "ce", "shape": "thin"}, "e uses the shape 'thin'; shapes: has wide, deep"),
+        ({"shape": "wide"}, "this cell has none"),
+        ({"subnets": "ce", "shape": []}, "this cell has none"),
+    ):
+        with pytest.raises(ConfsegError, match=message):
+            config.parse({**tree, "cells": [*MINIMAL["cells"], {"key": "e", "title": "E", **wrong}]}, "here")
 
 
 def test_every_kind_of_loss_has_settings_that_exist():

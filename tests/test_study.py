@@ -7,6 +7,7 @@ import yaml
 from click.testing import CliRunner
 
 from gluon_confseg import cli, config, results, seeds, study
+from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.options import parse_seeds
 
@@ -63,6 +64,11 @@ def test_heads_of_the_controls(ran):
     number = len(yaml.safe_load((folder / "seed0" / "groups.yaml").read_text(encoding="utf-8")))
     for end in ("ce.params", "recall.all.params", "new_unit.random.params", "recall.focused.params"):
         assert {f"subnet{m}.{end}" for m in range(1, number + 1)} <= files
+    shapes = ["near", "far", "stages"][:number]
+    assert {f"subnet{m}.new_unit.{shape}.params" for m, shape in enumerate(shapes, 1)} <= files
+    assert "subnet1.new_unit.far.params" not in files
+    weights = mx.nd.load(str(folder / "seed0" / f"subnet{number}.recall.all.{shapes[-1]}.params"))
+    assert weights["body.0.weight"].shape[:2] == (128, {"near": 128, "far": 128, "stages": 192}[shapes[-1]])
     assert (folder / "seed0" / "confusion-val.npz").is_file()
     made_from = json.loads((folder / "seed0" / "stages" / "confusion.json").read_text())["made_from"]
     assert made_from["counted_on"] == ["val"]
