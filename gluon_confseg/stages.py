@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import yaml
@@ -24,7 +24,7 @@ from .building import (
     space_of,
     warn_small_diagonal,
 )
-from .config import Config, Loss, Schedule, to_tree
+from .config import Config, Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
@@ -32,9 +32,20 @@ from .errors import ConfsegError
 from .evaluation import evaluate
 from .files import write_npz, write_text
 from .inference import View
+from .manifests import Origin
 from .mixed_precision import half_type
 from .nn import PixelCrossEntropy
-from .nn.plugins import encoder_digest
+from .origins import (
+    baseline_settings,
+    confusion_file,
+    confusion_settings,
+    counted_on,
+    dump,
+    files_of_confusion,
+    files_of_subnets,
+    report_settings,
+    subnet_settings,
+)
 from .passes import describe_batch, split_batch
 from .reporting import Samples, report
 from .run import (
@@ -56,13 +67,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """`settings` (parts of the config, by name), `data` (splits), `upstream` (stages): what the outputs depend on."""
+    """`settings` (parts of the config, by name), `data` (splits), `upstream` (stages): what the outputs depend on.
+
+    `work` makes the outputs and returns their names. Where `files` is given, they are made one by one: it says what
+    each of them depends on, and `work` is given the names of those to be made.
+    """
 
     name: str
-    work: Callable[[Run], List[str]]
+    work: Callable[..., List[str]]
     settings: Callable[[Config], Dict[str, Any]]
     upstream: Tuple[str, ...] = ()
     data: Tuple[str, ...] = field(default=("train",))
+    files: Optional[Callable[[Run, Origin], Dict[str, Origin]]] = None
 
 
 def train_baseline(run: Run) -> List[str]:
@@ -134,37 +150,21 @@ def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, st
         )
 
 
-def count_confusion(run: Run) -> List[str]:
-    """The baseline's confusion matrix, on the images that the config names."""
+def count_confusion(run: Run, files: Sequence[str]) -> List[str]:
+    """The baseline's confusion matrices that `files` names, on the images that the config names."""
     name = HeadName(0, BASELINE)
     views = {BASELINE: View((str(name),))}
     tables = {BASELINE: label_table(np.arange(run.num_classes))}
     predictors = make_predictors(run, [name], {}, lambda: views)
-    files = []
-    for key in _counted_on(run.config):
-        split, file = run.val if key == "val" else run.train, _confusion_file(run.config, key)
+    for key in counted_on(run.config):
+        split, file = run.val if key == "val" else run.train, confusion_file(run.config, key)
+        if file not in files:
+            continue
         if split is run.val:
             _log.warning("%s: counted on the validation images, which leak into what is made from it", file)
         counted = evaluate(split, predictors, tables, workers=run.config.data.workers, title="confusion")[BASELINE]
         counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
-        files.append(file)
-    return files
-
-
-def _counted_on(config: Config) -> List[str]:
-    """Splits that a confusion matrix is wanted of: first that of the groups, then those that losses ask for."""
-    asked = {loss.counted_on for loss in _used_losses(config).values()} - {None, config.confusion_images}
-    return [config.confusion_images, *sorted(map(str, asked))]
-
-
-def _confusion_file(config: Config, split: str) -> str:
-    return CONFUSION_FILE if split == config.confusion_images else f"confusion-{split}.npz"
-
-
-def _used_losses(config: Config) -> Dict[str, Loss]:
-    """Those that heads of the cells are trained with."""
-    used = {name for cell in config.cells for name in (cell.subnet0, cell.subnets)}
-    return {name: loss for name, loss in config.losses.items() if name in used}
+    return list(files)
 
 
 def choose_groups(run: Run) -> List[str]:
@@ -205,14 +205,11 @@ def named_groups(config: Config, labels) -> List[groups.ClassGroup]:
     return groups.named(labels, labels.named_groups["paper"])
 
 
-def train_subnets(run: Run) -> List[str]:
-    """Every head that a cell needs, in one pass over the frozen encoder's features."""
-    found = read_groups(run)
-    names = [name for name in needed_heads(run.config.cells, len(found)) if name.loss != BASELINE]
-    if not names:
-        return []
+def train_subnets(run: Run, files: Sequence[str]) -> List[str]:
+    """The heads that `files` names, in one pass over the frozen encoder's features; each as it would be alone."""
+    names = [name for name in needed_heads(run.config.cells, len(read_groups(run))) if name.file in files]
     encoder, config, spaces = load_encoder(run, run.devices), run.config, read_spaces(run)
-    counted = {key: ConfusionMatrix.load(run.folder / _confusion_file(config, key)) for key in _counted_on(config)}
+    counted = {key: ConfusionMatrix.load(run.folder / confusion_file(config, key)) for key in counted_on(config)}
     heads = []
     for name in names:
         settings = config.losses[name.loss]
@@ -249,60 +246,17 @@ def evaluate_cells(run: Run) -> List[str]:
     return [SAMPLES_FILE, COUNTS_FILE]
 
 
-def _dump(config: Config, *sections: str) -> Dict[str, Any]:
-    tree = to_tree(config)
-    return {section: tree[section] for section in sections}
-
-
-def _baseline_settings(config: Config) -> Dict[str, Any]:
-    data = {key: getattr(config.data, key) for key in ("name", "train_split", "scale")}
-    plugin = encoder_digest(config.encoder.name)
-    plugins = {"plugin": plugin} if plugin else {}
-    own = _dump(config, "encoder", "subnet0", "augment", "baseline", "seed")
-    return {"data": data, **own, **plugins, **_precision(config)}
-
-
-def _precision(config: Config) -> Dict[str, bool]:
-    """Nothing where it is off, so that runs that are older than the setting stay valid."""
-    return {"amp": True} if config.amp else {}
-
-
-def _confusion_settings(config: Config) -> Dict[str, Any]:
-    more = _counted_on(config)[1:]
-    return {**_dump(config, "confusion_images", "evaluation"), **({"counted_on": more} if more else {})}
-
-
-def _subnet_settings(config: Config) -> Dict[str, Any]:
-    """Of the cells only the losses of their heads: another title or fusion rule needs no training."""
-    used = _used_losses(config)
-    losses = {name: loss for name, loss in to_tree(config)["losses"].items() if name in used}
-    heads = {f"subnet {cell.subnet0}" for cell in config.cells}
-    for cell in config.cells:
-        # "group", not "groups": what older runs have
-        parts = [cell.spaces.replace("groups", "group"), str(cell.subnets), *cell.shapes]
-        heads.add(" ".join(parts))
-    used = {shape: to_tree(config)["shapes"][shape] for cell in config.cells for shape in cell.shapes}
-    shapes = {"shapes": used} if used else {}
-    own = _dump(config, "subnet", "subnets")
-    return {**own, "losses": losses, "heads": sorted(heads), **shapes, **_precision(config)}
-
-
-def _report_settings(config: Config) -> Dict[str, Any]:
-    comparisons = _dump(config, "comparisons") if config.comparisons else {}
-    return {**_dump(config, "name", "cells", "paper_table"), **comparisons}
-
-
 STAGES = (
-    Stage("baseline", train_baseline, _baseline_settings),
-    Stage("confusion", count_confusion, _confusion_settings, ("baseline",), ("train", "val")),
-    Stage("groups", choose_groups, lambda c: _dump(c, "groups"), ("confusion",)),
-    Stage("subnets", train_subnets, _subnet_settings, ("baseline", "confusion", "groups")),
+    Stage("baseline", train_baseline, baseline_settings),
+    Stage("confusion", count_confusion, confusion_settings, ("baseline",), ("train", "val"), files_of_confusion),
+    Stage("groups", choose_groups, lambda c: dump(c, "groups"), ("confusion",)),
+    Stage("subnets", train_subnets, subnet_settings, ("baseline", "confusion", "groups"), files=files_of_subnets),
     Stage(
         "evaluate",
         evaluate_cells,
-        lambda c: _dump(c, "cells", "evaluation"),
+        lambda c: dump(c, "cells", "evaluation"),
         ("confusion", "groups", "subnets"),
         ("val",),
     ),
-    Stage("report", report, _report_settings, ("evaluate",), ("val",)),
+    Stage("report", report, report_settings, ("evaluate",), ("val",)),
 )
