@@ -57,6 +57,38 @@ def test_a_seed_that_is_finished_is_not_run_again(ran):
     assert log.count("baseline: finished in") == 1 and "subnets: finished before" in log
 
 
+def test_the_plan_and_what_is_left_are_printed(ran):
+    _, first, second, _ = ran
+    assert "cells; of each seed one baseline, and in one pass 23 heads of subnet 0 and" in first.output
+    assert "  seed 0: to do\n" in first.output
+    assert "  seed 0: finished in 0." in second.output and "  seed 1: to do\n" in second.output
+    assert "seed 0 is finished (0." in second.output and "; 1 left: seed 1\n" in second.output
+    assert "; it was the last one\n" in second.output
+
+
+def test_cells_of_finished_seeds_that_are_others(ran):
+    settings = config.load(cli.CONFIGS / "camvid.yaml")
+    status = study._status(ran[0] / "seed0", settings)
+    assert status.startswith("finished in 0.") and "removed (" in status and "rival_focal" in status
+    assert study._status(ran[0] / "seed9", settings) == "to do"
+
+
+def test_interrupted(ran, monkeypatch):
+    folder, _, _, start = ran
+    run, seeds_run = study.pipeline.run, []
+
+    def stop(*arguments, **options):
+        seeds_run.append(options["output"])
+        if len(seeds_run) == 2:
+            raise KeyboardInterrupt
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(study.pipeline, "run", stop)
+    result = start("--seeds", "0,1")
+    assert "study interrupted in seed 1: seed 0 finished; the same command continues" in result.output
+    assert result.exit_code != 0
+
+
 def test_heads_of_the_controls(ran):
     """As many as there are groups, of all classes or of drawn groups; losses have their own stride and counts."""
     folder, _, _, _ = ran
