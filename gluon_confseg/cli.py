@@ -11,6 +11,7 @@ from .errors import ConfsegError
 from .options import parse_scales, parse_seeds, parse_size
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
+RESULTS = CONFIGS.parent / "results"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 GPUS_HELP = "GPUs to use. Default: all that MXNet can use, else the CPU."
 SCALES_HELP = "Average the probabilities over these scales, as in 0.75,1,1.25."
@@ -131,16 +132,17 @@ def table(runs: Tuple[str, ...], classes: bool) -> None:
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
 @click.option("--output", metavar="FILE", default="report.html", show_default=True, help="The page to write.")
 def report(runs: Tuple[str, ...], output: str) -> None:
     """Write the paper's tables and figures, with what the runs gave beside them, as one HTML page.
 
-    RUN is a run's folder or a results.json; runs that differ in the seed only are put together.
+    RUN is a run's folder or a results.json; runs that differ in the seed only are put together. Default: the committed
+    results of this repository, and the newest run below runs.
     """
     from . import page
 
-    page.write(output, page.read_sources(runs))
+    page.write(output, page.read_sources(runs) if runs else page.default_sources(RESULTS, Path("runs")))
     print(f"the page is {output}")
 
 

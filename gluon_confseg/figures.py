@@ -23,14 +23,16 @@ from .errors import ConfsegError
 from .files import atomic_path
 from .labels import IGNORE_LABEL, LabelSet
 from .results import Cell, Results
+from .seeds import spread
 
 PathLike = Union[str, Path]
 
 ERROR, SAME, IGNORED = (0, 0, 0), (160, 160, 160), (255, 255, 255)  # the paper's Figure 9, and white for ignored truth
 _MAX_BYTES = 2_000_000
+_WHISKER = {"error_kw": {"elinewidth": 0.8, "ecolor": "0.15"}}
 # Okabe and Ito's colour-blind-safe palette; grey is the baseline's
 _BAR_COLORS = ("#8c8c8c", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
-_OUTLINE = "#ff5a36"
+_OUTLINE = (("black", 4.5), ("white", 2.0))  # seen on every colour of the scale, by everybody
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ def heatmaps(
             axes.imshow(np.ma.masked_invalid(share), cmap=colormap, norm=norm)
             if cell >= 0.25:
                 _write_percentages(axes, share, colormap, norm, size=7.5 if len(class_names) > 12 else 9)
-            axes.add_collection(
-                LineCollection(_outlines(groups, len(class_names)), colors=_OUTLINE, linewidths=2, clip_on=False)
-            )
+            for color, thickness in _OUTLINE:
+                lines = _outlines(groups, len(class_names))
+                axes.add_collection(LineCollection(lines, colors=color, linewidths=thickness, clip_on=False))
             axes.set_title(title, fontsize=12, pad=8)
             axes.set_xticks(range(len(class_names)), class_names, rotation=90)
             axes.tick_params(labelsize=min(10.0, 60 * cell))
@@ -97,12 +99,14 @@ def heatmaps(
         bar.set_label("percent of the true class's pixels")
 
 
-def class_bars(path: PathLike, results: Results, cells: Optional[Sequence[str]] = None) -> None:
+def class_bars(path: PathLike, runs: Sequence[Results], cells: Optional[Sequence[str]] = None) -> None:
     """Per-class IoU of the baseline and of `cells` (keys), and the gain over the baseline, in label order.
 
-    Without `cells`: the paper's cells and the controls, at most 7. A class without true pixels is marked.
-    Raises ConfsegError for an unknown key and for more cells than there are colours.
+    Of runs that differ in the seed: means, with the sample standard deviation as a line; gains are paired. Without
+    `cells`: the paper's cells and the controls, at most 7. A class without true pixels is marked. Raises ConfsegError
+    for an unknown key and for more cells than there are colours.
     """
+    results = runs[0]
     chosen = _chosen(results, cells)
     names, count = results.classes, len(results.classes)
     thickness = 0.84 / (len(chosen) + 1)
@@ -110,11 +114,11 @@ def class_bars(path: PathLike, results: Results, cells: Optional[Sequence[str]] 
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         for number, cell in enumerate([results.baseline, *chosen]):
             where = np.arange(count) - 0.42 + thickness * (number + 0.5)
-            legend = f"{cell.title}: mIoU {100 * cell.miou:.2f} %"
-            color = _BAR_COLORS[number]
-            left.barh(where, 100 * _floats(cell), thickness, color=color, label=legend)
+            legend = f"{cell.title}: mIoU {spread([run.cell(cell.key).miou for run in runs])} %"
+            color, iou = _BAR_COLORS[number], _iou_points(runs, cell.key)
+            left.barh(where, iou.mean(axis=0), thickness, xerr=_deviation(iou), color=color, label=legend, **_WHISKER)
             if number:
-                _gain_bars(right, where, thickness, 100 * (_floats(cell) - _floats(results.baseline)), color)
+                _gain_bars(right, where, thickness, iou - _iou_points(runs, results.baseline.key), color)
         for index in np.flatnonzero(np.sum(results.baseline.confusion, axis=1) == 0):
             left.text(1, index, "not in these images", va="center", fontsize=8, style="italic", color="0.4")
         _finish_bars(left, right, names)
@@ -220,18 +224,25 @@ def _chosen(results: Results, keys: Optional[Sequence[str]]) -> List[Cell]:
     return chosen
 
 
-def _floats(cell: Cell) -> np.ndarray:
-    return np.array(cell.iou, float)  # None becomes nan
+def _iou_points(runs: Sequence[Results], key: str) -> np.ndarray:
+    """(runs, K) IoU in percent; nan where a class is neither in the truth nor predicted."""
+    return 100 * np.array([run.cell(key).iou for run in runs], float)  # None becomes nan
+
+
+def _deviation(values: np.ndarray) -> Optional[np.ndarray]:
+    return values.std(axis=0, ddof=1) if len(values) > 1 else None
 
 
 def _gain_bars(axes, where: np.ndarray, thickness: float, gains: np.ndarray, color: str) -> None:
-    axes.barh(where, gains, thickness, color=color)
-    for y, gain in zip(where, gains):
+    """gains: (runs, K) points."""
+    deviation = _deviation(gains)
+    axes.barh(where, gains.mean(axis=0), thickness, xerr=deviation, color=color, **_WHISKER)
+    for y, gain, length in zip(where, gains.mean(axis=0), np.zeros(len(where)) if deviation is None else deviation):
         if not np.isnan(gain):
-            side, shift = ("left", 3) if gain >= 0 else ("right", -3)
+            side, sign = ("left", 1) if gain >= 0 else ("right", -1)
             text = f"{gain:+.1f}" if abs(gain) >= 0.05 else "0.0"
             place = {"textcoords": "offset points", "ha": side, "va": "center"}
-            axes.annotate(text, (gain, y), (shift, 0), fontsize=7, **place)
+            axes.annotate(text, (gain + sign * length, y), (3 * sign, 0), fontsize=7, **place)
 
 
 def _finish_bars(left, right, names: Sequence[str]) -> None:

@@ -71,6 +71,27 @@ def read_sources(paths: Sequence[PathLike]) -> List[Source]:
     return found
 
 
+def default_sources(committed: Path, local: Path) -> List[Source]:
+    """The results in the folder `committed`, and the newest run below `local`, with the other seeds of its study.
+
+    Of the same seed of the same settings the local one is shown.
+    """
+    newest = sorted([*local.glob(f"*/{RESULTS_FILE}"), *local.glob(f"*/seed*/{RESULTS_FILE}")], key=_written)[-1:]
+    if newest and newest[0].parent.parent != local:
+        newest = sorted(newest[0].parent.parent.glob(f"seed*/{RESULTS_FILE}"))
+    own = read_sources(newest)
+
+    def replaced(source: Source) -> bool:
+        same = [each.results for each in own if each.results.seed == source.results.seed]
+        return any(seeds.comparable(each, source.results) for each in same)
+
+    return [source for source in read_sources(sorted(committed.glob("*.json"))) if not replaced(source)] + own
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime
+
+
 def write(path: PathLike, sources: Sequence[Source]) -> None:
     """Write the page, atomically. Raises ConfsegError for no results, and the same ones twice."""
     if not sources:
@@ -80,17 +101,25 @@ def write(path: PathLike, sources: Sequence[Source]) -> None:
     text = environment.get_template("page.html").render(
         title="Confusion errors: the paper's tables, reproduced",
         introduction=_INTRODUCTION,
-        sources=[f"{source.path.name} of {_described(source)}" for source in sources] + [_version_line(sources)],
+        sources=[_described(each, sources) for each in sets] + [_version_line(sources)],
         tables=paper_tables.all_tables(sets),
+        absent=paper_tables.figures_not_run(sets),
         parts=[part(each, sources) for each in sets],
         not_run=NOT_RUN,
     )
     write_text(path, text)
 
 
-def _described(source: Source) -> str:
-    run = source.results
-    return f"{run.name}, seed {run.seed}, {run.dataset.name} {run.dataset.val.split}, {run.dataset.source} data"
+def _described(each: RunSet, sources: Sequence[Source]) -> str:
+    """A set's runs and the files they are from."""
+    numbers = seeds.listed([run.seed for run in each.runs])
+    files = [
+        source.path.name if source.path.name != RESULTS_FILE else f"{source.path.parent.name}/{RESULTS_FILE}"
+        for run in each.runs
+        for source in sources
+        if source.results is run
+    ]
+    return f"{each.first.name}: {each.label.rsplit(', ', 1)[0]}, {numbers} ({', '.join(files)})"
 
 
 def _version_line(sources: Sequence[Source]) -> str:
@@ -111,11 +140,11 @@ def part(each: RunSet, sources: Sequence[Source]) -> Part:
 
 
 def _drawn(each: RunSet) -> List[Picture]:
-    """The counterparts of the paper's Figures 2, 5 and 6, of the first seed."""
+    """The counterparts of the paper's Figures 2, 5, 6 and 7; the confusion matrices are of the first seed."""
     run, last = each.first, each.best()
     index = {name: i for i, name in enumerate(run.classes)}
     groups = [[index[name] for name in group.classes] for group in run.groups]
-    where = f"seed {run.seed}"
+    where = seeds.listed([each.seed for each in each.runs])
     made = []
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -125,7 +154,8 @@ def _drawn(each: RunSet) -> List[Picture]:
             made.append(Picture(caption, file.read_bytes()))
 
         add(
-            f"As Figure 2 and 7: confusion matrices before and after, rows are the truth, groups outlined ({where}).",
+            "As Figures 2 and 7: confusion matrices before and after, rows are the truth, groups outlined "
+            f"(seed {run.seed}).",
             figures.confusion_heatmaps,
             run.baseline.confusion,
             last.confusion,
@@ -134,14 +164,13 @@ def _drawn(each: RunSet) -> List[Picture]:
             groups=groups,
         )
         if last.key != run.baseline.key:
-            add(f"As Figure 5: IoU per class, baseline and method ({where}).", figures.class_bars, run, [last.key])
-        rivals = [cell for cell in run.cells if cell.role == "control"]
-        if rivals and last.key != run.baseline.key:
-            best = max(rivals, key=lambda cell: cell.miou)
-            caption = (
-                f"As Figure 6: gains per class, the method's and those of the best control, {best.title} ({where})."
-            )
-            add(caption, figures.class_bars, run, [last.key, best.key])
+            caption = f"As Figure 5: IoU per class, baseline and method, and the gains ({where})."
+            add(caption, figures.class_bars, each.runs, [last.key])
+            rivals = each.rivals()
+            if rivals:
+                others = " and ".join(rivals.values())
+                caption = f"As Figure 6: gains per class, the method's and those of {others} ({where})."
+                add(caption, figures.class_bars, each.runs, [last.key, *rivals])
     return made
 
 

@@ -14,6 +14,10 @@ from .table import NONE, Table
 
 NOT_RUN = "not run"
 _TABLE1 = (("Cityscapes", "cityscapes"), ("PASCAL VOC", "voc"))
+_FIGURES = (  # by the number of the table whose networks they are of
+    (3, "Figures 2, 5, 6, 8 and 9", "ResNet-101 on Cityscapes"),
+    (4, "Figure 7", "ResNet-38 on Cityscapes"),
+)
 _TABLE_OF_NUMBER = {
     3: "table3_resnet101_cityscapes",
     4: "table4_resnet38_cityscapes",
@@ -35,9 +39,14 @@ class RunSet:
     def label(self) -> str:
         """Where the numbers are from: images, encoder, seeds."""
         data, encoder = self.first.dataset, self.first.config["encoder"]["name"]
-        images = f"built-in {data.name} images" if data.source == "built-in" else f"{data.name} {data.val.split}"
-        seeds = f"{len(self.runs)} seed{'s' if len(self.runs) > 1 else ''}"
-        return f"{images}, {encoder}, {seeds}"
+        images = f"built-in {data.name} images" if self.is_built_in else f"{data.name} {data.val.split}"
+        count = f"{len(self.runs)} seed{'s' if len(self.runs) > 1 else ''}"
+        return f"{images}, {encoder}, {len(self.first.cells)} cells, {count}"
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the images are the synthetic ones."""
+        return self.first.dataset.source == "built-in"
 
     def same(self, key: str) -> List[Cell]:
         """A cell in every run."""
@@ -53,6 +62,17 @@ class RunSet:
     def best(self) -> Cell:
         """The last of the paper's cells, its whole method; the baseline where none was run."""
         return [cell for cell in self.first.cells if cell.role in ("baseline", "paper")][-1]
+
+    def rivals(self) -> Dict[str, str]:
+        """Titles by key of what the method is drawn beside: loss max-pooling, as in Figure 6, and the best control."""
+        losses = self.first.config.get("losses", {})
+        pooled = [name for name, loss in losses.items() if loss["kind"] == "loss_max_pooling"]
+        settings = {cell["key"]: cell for cell in self.first.config.get("cells", ())}
+        controls = [cell for cell in self.first.cells if cell.role == "control"]
+        found = [cell for cell in controls if settings.get(cell.key, {}).get("subnet0") in pooled]
+        if controls:
+            found.append(max(controls, key=lambda cell: sum(self.gains(cell.key))))
+        return {cell.key: cell.title for cell in found}
 
 
 def run_sets(runs: Sequence[Results]) -> List[RunSet]:
@@ -79,12 +99,20 @@ def table1(sets: Sequence[RunSet]) -> Table:
         for number, classes in enumerate(label_set(name).named_groups["paper"], 1):
             rows.append((title, "paper", str(number), ", ".join(classes), str(len(classes) + 1)))
     for each in sets:
-        for run in each.runs:
-            for number, group in enumerate(run.groups, 1):
-                where = f"{each.label.rsplit(', ', 1)[0]}, seed {run.seed}"
-                rows.append((run.name, where, str(number), ", ".join(group.classes), str(len(group.classes) + 1)))
+        for found, numbers in _by_groups(each).items():
+            where = f"{each.label.rsplit(', ', 1)[0]}, {seeds.listed(numbers)}"
+            for number, classes in enumerate(found, 1):
+                rows.append((each.first.name, where, str(number), ", ".join(classes), str(len(classes) + 1)))
     notes = ("outputs: the group's classes and one for all others",)
     return Table("Table 1: confusing groups", ("data", "groups of", "subnet", "classes", "outputs"), rows, notes, 4)
+
+
+def _by_groups(each: RunSet) -> Dict[Tuple[Tuple[str, ...], ...], List[int]]:
+    """The seeds that have the same groups."""
+    found: Dict[Tuple[Tuple[str, ...], ...], List[int]] = {}
+    for run in each.runs:
+        found.setdefault(tuple(tuple(group.classes) for group in run.groups), []).append(run.seed)
+    return found
 
 
 def table2(sets: Sequence[RunSet]) -> Table:
@@ -131,7 +159,8 @@ def table_of_cells(number: int, sets: Sequence[RunSet]) -> Table:
         rows.append(row if chosen else [*row, NOT_RUN, NOT_RUN, NOT_RUN])
     headers += [] if chosen else ["ours", "our gain", "gain: ours - paper's"]
     marks = [f"[{i}] " if len(chosen) > 1 else "" for i in range(1, len(chosen) + 1)]
-    notes = [f"{mark}ours: {each.label}" for mark, each in zip(marks, chosen)]
+    other = "; other images than the paper's: no reproduction"
+    notes = [f"{mark}ours: {each.label}{other if each.is_built_in else ''}" for mark, each in zip(marks, chosen)]
     notes += ["mean ± sample standard deviation over seeds; gains are paired with the same seed's baseline"]
     notes += ["* control: not in the paper; a gain counts only as far as it exceeds the controls'"]
     notes += [f"slip: {slip}" for slip in printed.slips]
@@ -141,6 +170,15 @@ def table_of_cells(number: int, sets: Sequence[RunSet]) -> Table:
 def all_tables(sets: Sequence[RunSet]) -> List[Table]:
     """Tables 1 to 5."""
     return [table1(sets), table2(sets), *(table_of_cells(number, sets) for number in _TABLE_OF_NUMBER)]
+
+
+def figures_not_run(sets: Sequence[RunSet]) -> List[str]:
+    """A line for the paper's figures of each network whose experiment no run is of."""
+    return [
+        f"{which} of the paper ({printed}): {NOT_RUN}; what was run is drawn in the same manner"
+        for number, which, printed in _FIGURES
+        if all(each.is_built_in for each in _of_table(sets, number))
+    ]
 
 
 def _of_table(sets: Sequence[RunSet], number: int) -> List[RunSet]:

@@ -116,7 +116,7 @@ def report(run: Run) -> List[str]:
         titles=(found.baseline.title, last.title),
         groups=[[index[name] for name in group.classes] for group in found.groups],
     )
-    figures.class_bars(run.folder / "classes.png", found)
+    figures.class_bars(run.folder / "classes.png", [found])
     figures.overlays(run.folder / "overlays.png", _overlay_rows(run, found), run.labels)
     write_text(run.folder / "table.txt", results.run_table(found) + "\n")
     write_text(run.folder / "classes.md", results.class_table(found).markdown() + "\n")

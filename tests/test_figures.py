@@ -90,7 +90,9 @@ def test_heatmaps(tmp_path, label_set):
     height, width, _ = picture.shape
     assert 1.5 < width / height < 2.5 and height > 500
     assert has_color(picture, [191, 191, 191], 1000)  # the row without pixels
-    assert has_color(picture, [255, 90, 54], 300)  # the outline of the groups
+    figures.confusion_heatmaps(tmp_path / "bare.png", before, after, label_set.classes, titles=titles)
+    black = [(drawn[..., :3] == 0).all(axis=2).sum() for drawn in (picture, read(tmp_path / "bare.png"))]
+    assert black[0] > black[1] + 300  # the outline of the groups
 
 
 def test_heatmap_of_six_classes_and_wrong_names(tmp_path):
@@ -121,17 +123,23 @@ def test_class_bars(tmp_path):
         made[:, 0] += made[:, 4]
         made[4], made[:, 4] = 0, 0  # a class that is neither in the truth nor predicted
     run = made_results(CAMVID.classes, counts, better)
-    figures.class_bars(tmp_path / "bars.png", run)
+    figures.class_bars(tmp_path / "bars.png", [run])
     picture = read(tmp_path / "bars.png")
     for color in ([140, 140, 140], [0, 114, 178], [230, 159, 0]):  # baseline, the paper's cell, the control
         assert has_color(picture, color, 5000)
     assert not has_color(picture, [0, 158, 115], 1)  # the variant was not asked for
-    figures.class_bars(tmp_path / "one.png", run, ["subnet0_new_unit"])
+    figures.class_bars(tmp_path / "one.png", [run], ["subnet0_new_unit"])
     assert not has_color(read(tmp_path / "one.png"), [230, 159, 0], 1)
+    iou = 100 * np.array([run.cell("subnets_ce").iou, run.baseline.iou], float)
+    assert np.allclose(figures._iou_points([run, run], "subnets_ce"), iou[[0, 0]], equal_nan=True)
+    assert figures._deviation(iou[:1]) is None
+    # of two values, the sample standard deviation is their distance / sqrt(2)
+    assert np.allclose(figures._deviation(iou), abs(iou[0] - iou[1]) / 2**0.5, equal_nan=True)
+    figures.class_bars(tmp_path / "two.png", [run, run])
     with pytest.raises(ConfsegError, match="no cell 'subnets'"):
-        figures.class_bars(tmp_path / "no.png", run, ["subnets"])
+        figures.class_bars(tmp_path / "no.png", [run], ["subnets"])
     with pytest.raises(ConfsegError, match="at most 7"):
-        figures.class_bars(tmp_path / "no.png", run, ["subnets_ce"] * 8)
+        figures.class_bars(tmp_path / "no.png", [run], ["subnets_ce"] * 8)
 
 
 def row(name, height, width, titles=("baseline", "+ subnets"), seed=0):

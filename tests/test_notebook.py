@@ -42,11 +42,11 @@ def test_committed_results(monkeypatch, tmp_path):
     # nobody has run the paper's experiments: its cells say so, beside the printed values
     assert "| subnets, CE             |   75.55 |" in text and text.count("not run") > 9
     baseline = seeds.spread([results.read(file).baseline.miou for file in files])
-    assert f"camvid: camvid val, small, {len(files)} seeds" in text and baseline in text
+    assert f"camvid: camvid val, small, 11 cells, {len(files)} seeds" in text and baseline in text
     assert pictures == 3 and "Figures 8 and 9 need the pictures of a run's folder" in text
 
 
 def test_a_run(monkeypatch, tmp_path, run):
     text, pictures = executed(monkeypatch, tmp_path, [run])
-    assert "built-in cityscapes images, small, 1 seed" in text
+    assert "built-in cityscapes images, small, 11 cells, 1 seed" in text
     assert pictures == 4 and "need the pictures" not in text
