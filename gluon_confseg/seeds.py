@@ -150,16 +150,17 @@ def _facts(run: Results, keys: Sequence[str]) -> Iterator[Tuple[str, Any]]:
     yield from _leaves(run.dataset.model_dump(exclude={"source"}), "dataset")
     yield "classes", run.classes
     yield "paper_table", run.paper_table
-    own = ("seed", "devices", "cells", "losses", "comparisons")
+    own = ("seed", "devices", "cells", "losses", "shapes", "comparisons")
     yield from _leaves({key: value for key, value in run.config.items() if key not in own}, "config")
     cells = [cell for cell in run.config.get("cells", ()) if cell["key"] in keys]
-    used = {loss for cell in cells for loss in (cell["subnet0"], cell["subnets"])}
     for cell in cells:
         settings = {key: value for key, value in cell.items() if key not in ("key", "title", "role")}
         yield from _leaves(settings, f"config.cells.{cell['key']}")
-    for name, loss in run.config.get("losses", {}).items():
-        if name in used:
-            yield from _leaves(loss, f"config.losses.{name}")
+    used = {str(loss) for cell in cells for loss in (cell["subnet0"], cell["subnets"])}
+    shapes = {shape for cell in cells for shape in np.atleast_1d(cell.get("shape") or []).tolist()}
+    for section, names in (("losses", used), ("shapes", shapes)):
+        settings = run.config.get(section, {})
+        yield from _leaves({name: settings[name] for name in settings if name in names}, f"config.{section}")
 
 
 def _leaves(tree: Any, where: str) -> Iterator[Tuple[str, Any]]:

@@ -36,8 +36,9 @@ MORE = {
         *FEW["cells"],
         {"key": "new", "title": "new loss", "subnet0": "new", "subnets": "new"},
         {"key": "ordinary", "title": "ordinary heads", "subnet0": "val", "subnets": "ce", "spaces": "all"},
-        {"key": "random", "title": "random groups", "subnets": "val", "spaces": "random"},
+        {"key": "random", "title": "random groups", "subnets": "val", "spaces": "random", "shape": ["near"]},
     ],
+    "shapes": {"near": {"channels": 8, "dilation": 1}},
     "comparisons": [["new", "ordinary"]],
 }
 KEPT = {"subnet0.ce.params", "subnet1.ce.params", "subnet2.ce.params"}
@@ -96,8 +97,15 @@ def make_older(folder):
         path = manifest_path(folder, stage)
         manifest = json.loads(path.read_text())
         inherited = [key for key in baseline if not key.startswith("images of")]
-        manifest["made_from"] = {key: value for key, value in manifest["made_from"].items() if key not in inherited}
+        manifest["made_from"] = in_words({k: v for k, v in manifest["made_from"].items() if k not in inherited})
         path.write_text(json.dumps(manifest))
+
+
+def in_words(made_from):
+    if "heads" in made_from:
+        entries = [[entry[0].replace("groups", "group"), *entry[1:]] for entry in made_from["heads"]]
+        made_from["heads"] = [*map(" ".join, entries), "group None"]
+    return made_from
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -170,7 +178,8 @@ def test_what_was_begun_is_finished_before_more_is_made(run_tiny, few, together,
     begun = folder / "stages" / "subnets.begun.json"
     assert set(json.loads(begun.read_text())["files"]) == KEPT
     if older:
-        begun.write_text(json.dumps({"made_from": json.loads(manifest_path(few, "subnets").read_text())["made_from"]}))
+        made_from = in_words(json.loads(manifest_path(few, "subnets").read_text())["made_from"])
+        begun.write_text(json.dumps({"made_from": made_from}))
     with pytest.raises(ConfsegError, match="begun with other settings.*no cell needs subnet1.ce.params"):
         run_tiny(folder, {**FEW, "cells": [BASELINE]})
     run_tiny(folder, MORE)
@@ -190,4 +199,6 @@ def test_heads_of_the_repositorys_study():
     del tree["seeds"]
     settings = config.load(cli.CONFIGS / "camvid.yaml", overlay=tree)
     wanted = [name for name in needed_heads(settings.cells, 3) if name.loss != FIRST]
-    assert heads_of(subnet_settings(settings)["heads"], 3) == wanted and len(wanted) > 30
+    heads = subnet_settings(settings)["heads"]
+    assert heads_of(heads, 3) == wanted and len(wanted) > 30
+    assert heads_of(in_words({"heads": heads})["heads"], 3) == wanted
