@@ -26,6 +26,7 @@ from .building import (
 )
 from .config import Config, Loss, Schedule, to_tree
 from .confusion import ConfusionMatrix
+from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
 from .errors import ConfsegError
@@ -36,6 +37,7 @@ from .mixed_precision import half_type
 from .nn import PixelCrossEntropy
 from .nn.plugins import encoder_digest
 from .passes import describe_batch, split_batch
+from .places import decoded_folder
 from .reporting import Samples, report
 from .run import (
     BASELINE,
@@ -82,6 +84,7 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
     augment, data = run.config.augment, run.config.data
     scale = tuple(data.scale * factor for factor in augment.scale)
     transform = TrainTransform(run.config.seed, scale, augment.crop, augment.flip, augment.mean, augment.std)
+    disk = data.disk_cache_megabytes << 20
     loader = TrainLoader(
         run.train,
         transform,
@@ -89,6 +92,7 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         seed=run.config.seed,
         workers=data.workers,
         cache_bytes=data.cache_megabytes << 20,
+        files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
     )
     if schedule.batch_size < len(run.devices):
         raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
