@@ -98,9 +98,8 @@ def compare(scratch: Path, size: str, crop: int, repeats: int, write: Callable) 
     }
     seconds = {name: [s / IMAGES for s in values] for name, values in measure(cases, repeats).items()}
     bytes_ = sum(dataset.image_path(index).stat().st_size for index in range(IMAGES)) / IMAGES
-    print(
-        f"\n{size}, crop {crop}, PNGs of {bytes_ / 1e6:.1f} MB written {write.__name__.replace('_', ' ')}; a sample:\n"
-    )
+    written = write.__name__.replace("_", " ")
+    print(f"\n{size}, crop {crop}, PNGs of {bytes_ / 1e6:.1f} MB written {written}; seconds a sample:\n")
     print(table(seconds, THEIRS))
     print()
     for name, wanted in ((OURS, 2), (FILES, 4), (MEMORY, 4)):
