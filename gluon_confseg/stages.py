@@ -235,7 +235,7 @@ def evaluate_cells(run: Run) -> List[str]:
     matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
     frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
     alone = [name for name in names if name.subnet and name.spaces == "groups"]
-    tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in run.config.cells}
+    tables = dict.fromkeys((cell.key for cell in run.config.cells), label_table(np.arange(run.num_classes)))
     outputs = {str(name): output_of_class(space_of(name, spaces), run.num_classes) for name in alone}
     tables.update({key: label_table(output) for key, output in outputs.items()})
 
