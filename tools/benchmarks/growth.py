@@ -94,20 +94,22 @@ def cases(question: str, factor: float) -> Dict[float, Callable[[], None]]:
 
 
 def draw(path: Path, found: Dict[str, Dict[str, List[float]]]) -> None:
-    """A panel per question, from zero; dotted: in proportion to the first value (contexts: to its inverse)."""
+    """A panel per question, from zero; dotted: in proportion to pixels or images, and the inverse of the contexts."""
     figure, panels = plt.subplots(2, 3, figsize=(9, 5), constrained_layout=True)
     for (question, points), axes in zip(found.items(), panels.flat):
         x, y = points["x"], points["median"]
+        if question in (PIXELS, "images"):
+            axes.plot([0, x[-1]], [0, y[-1]], ":", color="0.6")
         if question == "contexts":
-            axes.plot(x, [y[0] * x[0] / value for value in x], ":", color="0.6")
-        elif question != MEMORY:
-            axes.plot([0, x[-1]], [0, y[0] * x[-1] / x[0] if x[0] else y[-1]], ":", color="0.6")
+            axes.plot(x, [y[0] / value for value in x], ":", color="0.6")
+            axes.set_xticks(x)
         axes.plot(x, y, "o-", color="tab:blue")
-        axes.set(
-            xlabel=question, ylabel="MB" if question == MEMORY else "seconds", xlim=(0, None), ylim=(0, 1.15 * max(y))
-        )
+        of = {"images": "", "contexts": f", {ON_TWO} images", MEMORY: ""}.get(question, ", one image")
+        axes.set(xlabel=question, ylabel="MB" if question == MEMORY else f"seconds{of}")
+        axes.set(xlim=(0, 1.05 * x[-1]), ylim=(0, 1.15 * max(y)))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 @click.command()
