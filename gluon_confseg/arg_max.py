@@ -31,14 +31,17 @@ def upsampled_arg_max(scores: np.ndarray, stride: int, inner: Tuple[int, int], s
 
 def _arg_max(scores: np.ndarray, stride: int, rows: slice, width: int, size: Tuple[int, int]) -> np.ndarray:
     """Of the pixel rows `rows` and the first `width` columns of the upsampled scores, resized to `size`."""
-    labels = np.zeros(size, np.uint8)
-    best = np.full(size, -np.inf, np.float32)
+    labels, best = np.zeros(size, np.uint8), None
     whole = (scores.shape[2] * stride, scores.shape[1] * stride)
     for number, score in enumerate(scores):
         pixels = cv2.resize(score, whole, interpolation=cv2.INTER_LINEAR)[rows, :width]
         if pixels.shape != size:
             pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
-        better = cv2.compare(pixels, best, cv2.CMP_GT)
+        if best is None:
+            best = np.ascontiguousarray(pixels)
+            continue
+        better = cv2.compare(pixels, best, cv2.CMP_GT)  # 255 where it is, else 0
         cv2.max(pixels, best, dst=best)
-        labels[better > 0] = number
+        better &= number
+        cv2.max(labels, better, dst=labels)  # a later class has the larger number
     return labels

@@ -33,15 +33,27 @@ class BuiltIn(Section):
 
 
 class Data(Section):
-    """Which images. `scale` is the working resolution relative to the files (0.5 = halved)."""
+    """Which images. `scale` is the working resolution relative to the files (0.5 = halved).
+
+    Decoded training images stay in a run's memory up to `cache_megabytes`, and, up to `disk_cache_megabytes`, in the
+    user's cache folder, which all runs share.
+    """
 
     name: Literal["cityscapes", "voc", "camvid", "folders"]
     train_split: str = "train"
     val_split: str = "val"
     scale: float = Field(1.0, gt=0)
     cache_megabytes: int = Field(1024, ge=0)
+    disk_cache_megabytes: int = Field(0, ge=0)
     workers: int = Field(2, gt=0)
     built_in: BuiltIn = BuiltIn()
+
+    @model_serializer(mode="wrap")
+    def _without_unused_disk_cache(self, handler: Callable[["Data"], Dict[str, Any]]) -> Dict[str, Any]:
+        tree = handler(self)
+        if not self.disk_cache_megabytes:
+            del tree["disk_cache_megabytes"]  # younger than committed runs, which could not be averaged with new ones
+        return tree
 
 
 class Augment(Section):

@@ -54,7 +54,7 @@ def evaluate_run(
             _check_file(Path(output))
         dataset, source = open_split(run, data_root, split or run.config.data.val_split)
         manner = make_manner(run, scales, flip, window)
-        tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in chosen}
+        tables = dict.fromkeys((cell.key for cell in chosen), label_table(np.arange(run.num_classes)))
         state = _state(run, chosen, manner, dataset, output)
         predictors = cell_predictors(run, chosen, manner)
         counted = evaluation.evaluate(

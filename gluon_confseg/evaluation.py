@@ -146,8 +146,9 @@ def evaluate(
             for (index, label), image, predictions in label_all(predictors, waiting(images(), "waiting for images")):
                 added = {key: ConfusionMatrix(number) for key, number in outputs.items()}
                 with phase("counting"):
+                    truth = {id(table): table[label] for table in output_of_label.values()}  # views share tables
                     for key, matrix in added.items():
-                        matrix.update(output_of_label[key][label], predictions[key])
+                        matrix.update(truth[id(output_of_label[key])], predictions[key])
                 counted = counted.and_image(dataset.ids[index], added)  # one assignment: Ctrl-C finds all of it or none
                 on_image(index, image, label, predictions)
                 if state:

@@ -83,6 +83,9 @@ class Predictor:
         self._subnets = MergedSubnets(list(subnets.values()))
         self._subnets.copy_values(list(subnets.values()))
         self._subnets.hybridize()
+        for view in views.values():
+            if view.fusion is not None:
+                view.fusion.hybridize()
         self._scale, self._manner = scale, manner or Manner()
         self._mean, self._std, self._device = mean, std, device
         self._upsamplers: Dict[int, Upsample] = {}

@@ -88,7 +88,9 @@ class LabelSet:
         """
         table = np.full(256, _UNKNOWN, np.uint8)
         table[list(self.raw_ids)] = list(self.raw_ids.values())
-        train = table[raw]
+        # a third of the time of table[raw], which first makes indices of 8 bytes
+        train = np.frombuffer(bytearray(np.ascontiguousarray(raw)).translate(table.tobytes()), np.uint8)
+        train = train.reshape(raw.shape)
         unknown = train == _UNKNOWN
         if unknown.any():
             values = ", ".join(map(str, np.unique(raw[unknown])))

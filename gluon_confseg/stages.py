@@ -26,6 +26,7 @@ from .building import (
 )
 from .config import Config, Schedule
 from .confusion import ConfusionMatrix
+from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
 from .errors import ConfsegError
@@ -47,6 +48,7 @@ from .origins import (
     subnet_settings,
 )
 from .passes import describe_batch, split_batch
+from .places import decoded_folder
 from .reporting import Samples, report
 from .run import (
     BASELINE,
@@ -98,6 +100,7 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
     augment, data = run.config.augment, run.config.data
     scale = tuple(data.scale * factor for factor in augment.scale)
     transform = TrainTransform(run.config.seed, scale, augment.crop, augment.flip, augment.mean, augment.std)
+    disk = data.disk_cache_megabytes << 20
     loader = TrainLoader(
         run.train,
         transform,
@@ -105,6 +108,7 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         seed=run.config.seed,
         workers=data.workers,
         cache_bytes=data.cache_megabytes << 20,
+        files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
     )
     if schedule.batch_size < len(run.devices):
         raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
@@ -228,7 +232,7 @@ def evaluate_cells(run: Run) -> List[str]:
     matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
     frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
     alone = [name for name in names if name.subnet and name.spaces == "groups"]
-    tables = {cell.key: label_table(np.arange(run.num_classes)) for cell in run.config.cells}
+    tables = dict.fromkeys((cell.key for cell in run.config.cells), label_table(np.arange(run.num_classes)))
     outputs = {str(name): output_of_class(space_of(name, spaces), run.num_classes) for name in alone}
     tables.update({key: label_table(output) for key, output in outputs.items()})
 

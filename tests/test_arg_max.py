@@ -28,6 +28,8 @@ def plain(scores, stride, inner, size):
         (11, 8, (180, 240), (360, 480)),  # half the image's resolution
         (3, 8, (90, 120), (71, 133)),
         (4, 1, (20, 30), (20, 30)),
+        (256, 4, (36, 20), (36, 20)),
+        (3, 8, (4, 1), (4, 1)),
     ],
 )
 def test_same_labels_but_for_near_ties(classes, stride, inner, size):

@@ -37,6 +37,17 @@ def make_pairs(folder, count=3):
     return samples
 
 
+def interlaced(pixels):
+    """A gray PNG in Adam7's seven passes, which Pillow does not write."""
+    starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    rows = [row.tobytes() for y, x, down, right in starts for row in pixels[y::down, x::right]]
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 0, 0, 0, 1)
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(b"".join(b"\0" + row for row in rows)), b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+
+
 def png_header(width, height):
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     end = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -281,3 +292,32 @@ def test_a_listener_lets_a_data_set_go_on(tmp_path):
         ("labels without an image", [str(tmp_path / "stray.png")]),
         ("files of the same name", [f"{tmp_path / 'i2.png'} and {tmp_path / 'i2.png'}"]),
     ]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 39, 40, 41])
+@pytest.mark.parametrize("kind", ["RGB", "L", "P", "jpg", "interlaced"])
+def test_the_upper_rows_are_those_of_the_whole_image(tmp_path, kind, rows):
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 5000, 3)).astype(np.uint8)  # several IDAT chunks
+    image = Image.fromarray(pixels)
+    path = tmp_path / ("a.jpg" if kind == "jpg" else "a.png")
+    if kind == "interlaced":
+        path.write_bytes(interlaced(pixels[..., 0]))
+    else:
+        image.convert(kind if kind in ("L", "P") else "RGB").save(path)
+    Image.new("L", (1, 1)).save(tmp_path / "l.png")
+    dataset = SegmentationDataset(VOC, "train", [Sample("a", path, tmp_path / "l.png")])
+    whole, part = dataset.image(0), dataset.image(0, rows)
+    assert dataset.image_size(0) == whole.shape[:2]
+    assert len(part) == (len(whole) if kind in ("jpg", "interlaced") else min(rows, 40))
+    np.testing.assert_array_equal(part, whole[: len(part)])
+
+
+def test_reading_the_upper_rows_still_finds_a_truncated_or_damaged_header(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(path)
+    dataset = SegmentationDataset(VOC, "train", [Sample("a", path, None)])
+    content = path.read_bytes()
+    for damaged in (content[:25], content[:-12], content[:30] + b"?" + content[31:], content[:22] + content[25:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfsegError, match=r"a\.png"):
+            dataset.image(0, 3)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,20 @@ def dataset(tmp_path):
 def loader(dataset, *, workers=2, batch_size=3, seed=0, cache_bytes=0, transform=None):
     transform = transform or TrainTransform(seed, (0.5, 1.5), (6, 6))
     return TrainLoader(dataset, transform, batch_size, seed=seed, workers=workers, cache_bytes=cache_bytes)
+
+
+class Whole:
+    """A transform whose samples are whole images; `note` is told of each (epoch, sample, label)."""
+
+    def __init__(self, note):
+        self._note = note
+
+    def window(self, size, *, epoch, sample):
+        return SimpleNamespace(last_row=size[0], named=(epoch, sample))
+
+    def cut(self, image, label, window):
+        self._note(*window.named, label)
+        return image.transpose(2, 0, 1).astype(np.float32), label
 
 
 def data_threads():
@@ -75,19 +90,15 @@ def test_workers_and_cache_change_nothing(dataset, workers, cache_bytes):
 def test_the_transform_is_told_epoch_and_index(dataset):
     told = []
 
-    def noting(image, label, *, epoch, sample):
+    def noting(epoch, sample, label):
         told.append((epoch, sample, int(label[0, 0])))
-        return image.transpose(2, 0, 1).astype(np.float32), label
 
-    list(loader(dataset, batch_size=COUNT, transform=noting).epoch(7))
+    list(loader(dataset, batch_size=COUNT, transform=Whole(noting)).epoch(7))
     assert sorted(told) == [(7, index, index) for index in range(COUNT)]
 
 
 def test_order_holds_when_early_samples_are_slow(dataset):
-    def slow_first(image, label, *, epoch, sample):
-        time.sleep(0.02 if sample % 3 == 0 else 0)
-        return image.transpose(2, 0, 1).astype(np.float32), label
-
+    slow_first = Whole(lambda epoch, sample, label: time.sleep(0.02 if sample % 3 == 0 else 0))
     batches = list(loader(dataset, workers=4, transform=slow_first).epoch(0))
     assert [int(id_[2:]) for batch in batches for id_ in batch.ids] == [
         int(value) for batch in batches for value in batch.labels[:, 0, 0]
@@ -99,7 +110,7 @@ def test_cache_keeps_up_to_its_bytes(dataset):
     pair = 8 * 9 * 4  # an image and a label
     reads = []
     image = dataset.image
-    dataset.image = lambda index: reads.append(index) or image(index)
+    dataset.image = lambda index, rows=None: reads.append(index) or image(index, rows)
     train = loader(dataset, workers=1, batch_size=COUNT, cache_bytes=4 * pair + 1)
     list(train.epoch(0))
     assert len(reads) == COUNT
@@ -110,11 +121,8 @@ def test_cache_keeps_up_to_its_bytes(dataset):
 def test_reads_ahead_no_further_than_two_batches(dataset):
     started = []
 
-    def noting(image, label, *, epoch, sample):
-        started.append(sample)
-        return image.transpose(2, 0, 1).astype(np.float32), label
-
-    epoch = loader(dataset, workers=4, batch_size=2, transform=noting).epoch(0)
+    transform = Whole(lambda epoch, sample, label: started.append(sample))
+    epoch = loader(dataset, workers=4, batch_size=2, transform=transform).epoch(0)
     next(epoch)
     time.sleep(0.1)
     assert len(started) <= 2 + 2 * 2

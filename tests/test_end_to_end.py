@@ -97,6 +97,18 @@ def test_run_again_skips_what_is_finished(runs, environment):
     assert (folder / "results.json").read_bytes() == before
 
 
+def test_files_of_decoded_images_change_no_result(runs, environment, tmp_path):
+    without, _ = runs("camvid", 1)
+    assert "disk_cache_megabytes" not in (without / "config.json").read_text()  # nor in runs older than the setting
+    cached = ("data.cache_megabytes=0", "data.disk_cache_megabytes=8")
+    env = {**environment, "XDG_CACHE_HOME": str(tmp_path)}
+    done = confseg(env, "camvid", tmp_path / "run", "--set", "devices=[cpu:0]", settings=[*TINY, *cached])
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "gluon_confseg" / "decoded").iterdir())) == 6
+    for file in sorted(without.glob("*.params")):
+        assert file.read_bytes() == (tmp_path / "run" / file.name).read_bytes(), file.name
+
+
 def test_other_settings_in_the_same_folder_are_refused(runs, environment):
     folder, _ = runs("camvid", 2)
     before = (folder / "config.json").read_bytes()

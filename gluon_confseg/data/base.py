@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zlib
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -82,9 +83,19 @@ class SegmentationDataset:
         """File of label `index`; None where the split has no labels."""
         return self._samples[index].label
 
-    def image(self, index: int) -> np.ndarray:
-        """Image `index`: uint8 RGB, HxWx3. Raises ConfsegError, naming the file, where it cannot be read."""
-        return read_image(self._samples[index].image)
+    def image_size(self, index: int) -> Tuple[int, int]:
+        """(height, width) of image `index`, without decoding. Raises ConfsegError as `image` does."""
+        width, height = image_size(self._samples[index].image)
+        return height, width
+
+    def image(self, index: int, rows: Optional[int] = None) -> np.ndarray:
+        """Image `index`: uint8 RGB, HxWx3. Raises ConfsegError, naming the file, where it cannot be read.
+
+        With `rows`, at least the first so many rows: what a PNG has below them is neither decoded nor checked.
+        """
+        path = self._samples[index].image
+        data = read_bytes(path)
+        return decode_image(path, data if rows is None else _top_of_png(data, rows))
 
     def label(self, index: int) -> Optional[np.ndarray]:
         """Label `index`: uint8 train ids, HxW, 255 = ignore; None where the split has no labels.
@@ -96,7 +107,7 @@ class SegmentationDataset:
         if sample.label is None:
             return None
         raw = self.read_raw_label(sample.label)
-        width, height = image_size(sample.image)
+        height, width = self.image_size(index)
         if raw.shape != (height, width):
             raise ConfsegError(
                 f"{sample.label}: label is {raw.shape[1]}x{raw.shape[0]} but its image {sample.image} is "
@@ -144,6 +155,20 @@ def decode_image(path: PathLike, data: bytes) -> np.ndarray:
         mode = f"{image.mode} of {data[24]} bits" if deep else image.mode
         raise ConfsegError(f"{path}: the image has mode {mode}, not 8 bits a channel; convert it")
     return np.array(image.convert("RGB"))
+
+
+def _top_of_png(data: bytes, rows: int) -> bytes:
+    """A PNG's bytes with a header that claims its first `rows` rows only, so that a decoder stops there.
+
+    The same bytes where the file has no more rows, keeps them interlaced, or is no PNG that begins with its header.
+    """
+    header = data[12:29]  # "IHDR", width, height, depth, colour type, compression, filter, interlacing
+    if not data.startswith(_PNG_START) or len(data) < 33 or header[:4] != b"IHDR" or header[16]:
+        return data
+    if data[29:33] != zlib.crc32(header).to_bytes(4, "big") or int.from_bytes(header[8:12], "big") <= rows:
+        return data
+    header = header[:8] + rows.to_bytes(4, "big") + header[12:]
+    return b"".join((data[:12], header, zlib.crc32(header).to_bytes(4, "big"), data[33:]))
 
 
 def read_label_png(path: PathLike) -> np.ndarray:

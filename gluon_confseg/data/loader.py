@@ -2,15 +2,15 @@
 
 import contextlib
 import itertools
-import threading
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Callable, Iterable, Iterator, List, Optional, Tuple, TypeVar
 
 import cv2
 import numpy as np
 
 from ..errors import ConfsegError
 from .base import SegmentationDataset
+from .decoded import Decoded, DecodedFiles
 from .ordered import in_order
 from .transforms import TrainTransform
 
@@ -32,7 +32,7 @@ class TrainLoader:
     """Shuffled, transformed batches of one epoch after another.
 
     Order and content follow from (seed, epoch) and the transform alone, whatever the number of workers. The incomplete
-    last batch is dropped. Decoded images stay in memory until `cache_bytes` are used.
+    last batch is dropped. Decoded images stay in memory until `cache_bytes` are used, and in `files`, where given.
 
     Raises ConfsegError for a split without labels and for one smaller than a batch.
     """
@@ -46,6 +46,7 @@ class TrainLoader:
         seed: int,
         workers: int,
         cache_bytes: int,
+        files: Optional[DecodedFiles] = None,
     ):
         if not dataset.has_labels:
             raise ConfsegError(
@@ -61,7 +62,7 @@ class TrainLoader:
         self._batch_size = batch_size
         self._seed = seed
         self._workers = workers
-        self._decoded = _DecodedCache(dataset, cache_bytes)
+        self._decoded = Decoded(dataset, cache_bytes, files)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -73,7 +74,8 @@ class TrainLoader:
         order = order[: len(self) * self._batch_size]
 
         def read(index: int) -> Tuple[np.ndarray, np.ndarray]:
-            return self._transform(*self._decoded[index], epoch=epoch, sample=index)
+            window = self._transform.window(self._decoded.size(index), epoch=epoch, sample=index)
+            return self._transform.cut(*self._decoded.pair(index, window.last_row), window)
 
         with contextlib.closing(_in_order(read, order, self._workers, 2 * self._batch_size)) as samples:
             for start in range(0, len(order), self._batch_size):
@@ -97,29 +99,6 @@ class EvalLoader:
             return index, self._dataset.image(index), self._dataset.label(index)
 
         return _in_order(read, range(len(self._dataset)), self._workers, 2 * self._workers)
-
-
-class _DecodedCache:
-    """Image and label of a data set by index, kept in memory until `capacity` bytes are used; safe among threads."""
-
-    def __init__(self, dataset: SegmentationDataset, capacity: int):
-        self._dataset = dataset
-        self._free = capacity
-        self._kept: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
-        self._lock = threading.Lock()
-
-    def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        pair = self._dataset.image(index), self._dataset.label(index)
-        size = sum(array.nbytes for array in pair)
-        with self._lock:
-            # the first images stay for good: in a shuffled epoch none is likelier to come next than another
-            if index not in self._kept and size <= self._free:
-                self._free -= size
-                self._kept[index] = pair
-        return pair
 
 
 def _in_order(function: Callable[[int], T], items: Iterable[int], workers: int, ahead: int) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """From uint8 image and label to network input: scale jitter, crop with padding, flip, normalisation."""
 
+from dataclasses import dataclass
 from typing import Sequence, Tuple
 
 import cv2
@@ -72,13 +73,21 @@ class TrainTransform:
         self, image: np.ndarray, label: np.ndarray, *, epoch: int, sample: int
     ) -> Tuple[np.ndarray, np.ndarray]:
         """Uint8 HxWx3 and HxW -> float32 3 x crop and uint8 crop. The arguments are not modified."""
+        return self.cut(image, label, self.window(image.shape[:2], epoch=epoch, sample=sample))
+
+    def window(self, size: Tuple[int, int], *, epoch: int, sample: int) -> "Window":
+        """What is drawn at random for an image of `size` (height, width), before its pixels are known."""
         rng = np.random.default_rng((_STREAM, self.seed, epoch, sample))
         scale = float(rng.uniform(*self.scale))
-        rows = _place(image.shape[0], self.crop[0], scale, rng)
-        columns = _place(image.shape[1], self.crop[1], scale, rng)
+        rows, columns = (_place(side, crop, scale, rng) for side, crop in zip(size, self.crop))
+        return Window(rows, columns, self.flip and rng.random() < 0.5)
+
+    def cut(self, image: np.ndarray, label: np.ndarray, window: "Window") -> Tuple[np.ndarray, np.ndarray]:
+        """The sample in `window`; of both arrays the first `window.last_row` rows are enough."""
+        rows, columns = window.rows, window.columns
         image, label = _resize(image[rows.source, columns.source], label[rows.source, columns.source], rows, columns)
         row, column = rows.target, columns.target
-        if self.flip and rng.random() < 0.5:
+        if window.flip:
             image, label = image[:, ::-1], label[:, ::-1]
             column = slice(self.crop[1] - column.stop, self.crop[1] - column.start)
         out_image = np.zeros((3, *self.crop), np.float32)
@@ -88,16 +97,30 @@ class TrainTransform:
         return out_image, out_label
 
 
+@dataclass(frozen=True)
 class _Axis:
     """Along one axis: which pixels of the image go to which pixels of the crop."""
 
-    def __init__(self, source: slice, target: slice):
-        self.source = source
-        self.target = target
+    source: slice
+    target: slice
 
     @property
     def length(self) -> int:
         return self.target.stop - self.target.start
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a sample lies in its image, and whether it is flipped."""
+
+    rows: _Axis
+    columns: _Axis
+    flip: bool
+
+    @property
+    def last_row(self) -> int:
+        """How many of the image's upper rows are needed."""
+        return self.rows.source.stop
 
 
 def _place(size: int, crop: int, scale: float, rng: np.random.Generator) -> _Axis:
