@@ -104,7 +104,7 @@ def study(
     """Run a config with a study's cells over several seeds, and test the differences paired by seed.
 
     NAME is a config, as for confseg run. A seed has one baseline, and all its heads are trained in one pass. Run again,
-    it continues; more seeds may be added later.
+    it continues; seeds and cells may be added later: only the heads that are missing are trained then.
     """
     path, settings = config_path(name), [*overrides, *device_setting(gpus, cpu)]
     seeds = parse_seeds(numbers) if numbers else None
@@ -121,7 +121,7 @@ def study(
 def table(runs: Tuple[str, ...], classes: bool) -> None:
     """Print mean and standard deviation over runs that differ in the seed (Markdown).
 
-    RUN is a run's folder or a results.json.
+    RUN is a run's folder or a results.json. Cells that not all of them have are left out, and named.
     """
     from . import results, seeds
 
