@@ -20,7 +20,7 @@ class Joint(Section):
     from `baseline:`; null: nothing.
 
     `pull_like` names another joint training: in each epoch the gradient that head m sends into the encoder is scaled to
-    the norm, relative to subnet 0's, that head m had there on average in that epoch.
+    the norm, relative to subnet 0's, that head m had there in that epoch (mean norm by mean norm).
     """
 
     subnet0: str

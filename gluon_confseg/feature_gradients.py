@@ -6,7 +6,7 @@ from .backend import mx
 
 autograd, nd = mx.autograd, mx.nd
 
-_TINY = 1e-30  # keeps a ratio of norms finite where no pixel is labelled
+TINY = 1e-30  # keeps a ratio of norms finite where no pixel is labelled
 
 
 class FeatureGradients:
@@ -33,7 +33,7 @@ class FeatureGradients:
         gradients = [leaf.grad for leaf in leaves]
         norm = nd.sqrt(nd.add_n(*(nd.sum(nd.square(gradient)).reshape((1,)) for gradient in gradients)))
         if pull is not None:
-            factor = pull * self.norms[0] / nd.maximum(norm, _TINY)
+            factor = pull * self.norms[0] / nd.maximum(norm, TINY)
             gradients = [nd.broadcast_mul(g, factor.reshape((1,) * g.ndim)) for g in gradients]
             norm = norm * factor
         self.norms.append(norm)
@@ -45,8 +45,3 @@ class FeatureGradients:
     def backward(self) -> None:
         """On into the encoder."""
         autograd.backward(list(self._features.values()), list(self._sums.values()))
-
-    def pulls(self) -> List[float]:
-        """Per head, its norm relative to the first head's."""
-        first, *others = (float(norm.asscalar()) for norm in self.norms)
-        return [1.0, *(norm / max(first, _TINY) for norm in others)]

@@ -79,7 +79,7 @@ class JointCourse(Course):
     spaces : what the heads tell apart
     wanted : per epoch and head, the pull that the head is to have; None leaves them as they are
 
-    `pulls` has, per epoch and head, the mean pull.
+    `pulls` has, per epoch and head, `EpochMetrics.pull`.
     """
 
     def __init__(

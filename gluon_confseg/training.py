@@ -16,7 +16,7 @@ from .config import Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
 from .errors import ConfsegError
-from .feature_gradients import FeatureGradients
+from .feature_gradients import TINY, FeatureGradients
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
@@ -102,15 +102,15 @@ def learning_rate_factor(update: int, total: int, warmup: int) -> float:
 
 
 class Stepped(NamedTuple):
-    """What a step gives: losses (heads, N), without the weights; each head's logits (N, C, h, w); pulls (heads,).
+    """What a step gives: losses (heads, N), without the weights; each head's logits (N, C, h, w); norms (heads,).
 
-    A pull is the norm of a head's gradient into the trunk's features relative to the first head's, the mean over the
-    parts of the batch; NaN where the trunk is frozen.
+    A norm is that of a head's gradient into the features of a trained trunk, the sum over the parts of the batch; 0
+    where the trunk is frozen.
     """
 
     losses: np.ndarray
     logits: List[np.ndarray]
-    pulls: np.ndarray
+    norms: np.ndarray
 
 
 def step(
@@ -138,12 +138,12 @@ def step(
             if len(passes) > 1:
                 sums.add(ctx)
     sums.store()
-    _update(trunk, heads, scales, len(batch.ids))
     parts = [outputs[start] for start in sorted(outputs)]
+    norms = _norms(parts, heads, scales)
+    _update(trunk, heads, scales, len(batch.ids))
     values = [np.concatenate([part.losses[h].asnumpy() for part in parts]) for h in range(len(heads))]
     scores = [np.concatenate([part.logits[h].asnumpy() for part in parts]) for h in range(len(heads))]
-    pulls = [part.gradients.pulls() if part.gradients else [float("nan")] * len(heads) for part in parts]
-    return Stepped(np.stack(values), scores, np.mean(pulls, axis=0))
+    return Stepped(np.stack(values), scores, norms)
 
 
 class _Part(NamedTuple):
@@ -152,6 +152,14 @@ class _Part(NamedTuple):
     losses: List[nd.NDArray]
     logits: List[nd.NDArray]
     gradients: Optional[FeatureGradients]
+
+
+def _norms(parts: Sequence[_Part], heads: Sequence[Head], scales: Optional[Sequence[LossScale]]) -> np.ndarray:
+    """Of the gradients as they would be without loss scales."""
+    if parts[0].gradients is None:
+        return np.zeros(len(heads))
+    total = np.sum([[float(norm.asscalar()) for norm in part.gradients.norms] for part in parts], axis=0)
+    return total if scales is None else total / [scale.value for scale in scales]
 
 
 def _target(labels: np.ndarray, head: Head) -> np.ndarray:
@@ -230,26 +238,27 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
 
 @dataclass
 class EpochMetrics:
-    """Per head, the summed loss, the confusion matrix on an epoch's crops, at the features' resolution, and pulls."""
+    """Per head, summed loss, confusion matrix on an epoch's crops, at the features' resolution, summed `Stepped.norms`."""
 
     losses: Dict[str, float]
     matrices: Dict[str, ConfusionMatrix]
-    pulls: Dict[str, List[float]]
+    norms: Dict[str, float]
     samples: int = 0
 
     @classmethod
     def empty(cls, heads: Sequence[Head]) -> "EpochMetrics":
         matrices = {head.name: ConfusionMatrix(head.block.subnet.num_outputs) for head in heads}
-        return cls({head.name: 0.0 for head in heads}, matrices, {head.name: [] for head in heads})
+        zeros = {head.name: 0.0 for head in heads}
+        return cls(zeros, matrices, dict(zeros))
 
     def add(self, heads: Sequence[Head], batch: Batch, stepped: Stepped) -> Dict[str, ConfusionMatrix]:
         """Take in a batch; returns its counts."""
         self.samples += len(batch.ids)
         counted = {}
-        for head, loss, scores, pull in zip(heads, *stepped):
+        for head, loss, scores, norm in zip(heads, *stepped):
             self.losses[head.name] += float(loss.sum())
-            if np.isfinite(pull):  # mixed precision's gradients may overflow
-                self.pulls[head.name].append(float(pull))
+            if np.isfinite(stepped.norms).all():  # mixed precision's gradients may overflow
+                self.norms[head.name] += float(norm)
             stride = -(-batch.labels.shape[1] // scores.shape[2])
             label = head.output_of_label[batch.labels[:, stride // 2 :: stride, stride // 2 :: stride]]
             height, width = label.shape[1:]
@@ -262,8 +271,8 @@ class EpochMetrics:
         return self.losses[name] / max(self.samples, 1)
 
     def pull(self, name: str) -> float:
-        """The mean over the updates; NaN where the trunk is frozen."""
-        return float(np.mean(self.pulls[name])) if self.pulls[name] else float("nan")
+        """A head's mean norm relative to the first head's; 0 where nothing pulls."""
+        return self.norms[name] / max(next(iter(self.norms.values())), TINY)
 
     def summary(self) -> Dict[str, str]:
         """Mean over the heads of the loss, and of mIoU in percent."""
