@@ -238,7 +238,7 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
 
 @dataclass
 class EpochMetrics:
-    """Per head, summed loss, confusion matrix on an epoch's crops, at the features' resolution, summed `Stepped.norms`."""
+    """Per head, summed loss and norms, and the confusion matrix on an epoch's crops, at the features' resolution."""
 
     losses: Dict[str, float]
     matrices: Dict[str, ConfusionMatrix]
