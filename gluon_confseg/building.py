@@ -3,7 +3,8 @@
 import itertools
 import logging
 import zlib
-from typing import Callable, Dict, List, Optional, Tuple
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from .nn import (
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters
-from .run import BASELINE, CONFUSION_FILE, ENCODER_FILE, HeadName, Run, TrainedRun, read_spaces
+from .run import BASELINE, CONFUSION_FILE, HeadName, Run, TrainedRun, encoder_file, read_spaces
 from .training import Head, HeadLoss, Trunk, make_trainer
 
 _log = logging.getLogger(__name__)
@@ -42,30 +43,49 @@ _log = logging.getLogger(__name__)
 SMALL_DIAGONAL = 0.1  # c_ii below this starves the class under the paper's loss (RECIPE: pole, 0.03, IoU 1 -> 0)
 
 
-def needed_heads(cells: Tuple[Cell, ...], num_groups: int) -> List[HeadName]:
+def needed_heads(cells: Sequence[Cell], num_groups: int) -> List[HeadName]:
     """The heads that the cells fuse, each once: subnet 0 first, then group by group."""
     names = {name for cell in cells for name in _fused(cell, num_groups)}
-    return sorted(names, key=lambda name: (name.subnet, name.loss, name.spaces, name.shape or ""))
+    return sorted(names, key=lambda name: (name.subnet, name.loss, name.spaces, name.shape or "", name.joint or ""))
 
 
-def make_loss(settings: Loss, matrix: ConfusionMatrix) -> mx.gluon.HybridBlock:
-    """The loss of a head whose output space is that of `matrix` (merged, for a group's subnet)."""
-    num_classes, options = matrix.num_classes, {key: getattr(settings, key) for key in LOSS_SETTINGS[settings.kind]}
+def by_encoder(cells: Sequence[Cell]) -> List[List[Cell]]:
+    """The cells, those together that have an encoder in common."""
+    found: Dict[Optional[str], List[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.joint, []).append(cell)
+    return list(found.values())
+
+
+def loss_weights(settings: Loss, matrix: ConfusionMatrix) -> Optional[np.ndarray]:
+    """What a loss takes from the confusion matrix of its head's output space (merged, for a group's subnet), if so."""
     if settings.kind == "confusion":
-        return ConfusionCrossEntropy(matrix.row_normalized(), **options)
+        return matrix.row_normalized()
     if settings.kind == "logit_adjusted":
-        return LogitAdjustedCrossEntropy(settings.tau * class_weights.log_prior(matrix))
-    by_pixel = {"focal": FocalLoss, "ohem": OhemCrossEntropy, "loss_max_pooling": LossMaxPooling}
-    if settings.kind in by_pixel:
-        return by_pixel[settings.kind](num_classes, **options)
-    if settings.kind == "cross_entropy":
-        return PixelCrossEntropy(num_classes)
+        return settings.tau * class_weights.log_prior(matrix)
     by_class = {
         "recall_weighted": class_weights.recall,
         "inverse_frequency": class_weights.inverse_frequency,
         "median_frequency": class_weights.median_frequency,
     }
-    return PixelCrossEntropy(num_classes, class_weights=by_class[settings.kind](matrix, **options))
+    return by_class[settings.kind](matrix, **_options(settings)) if settings.kind in by_class else None
+
+
+def make_loss(settings: Loss, matrix: ConfusionMatrix) -> mx.gluon.HybridBlock:
+    """The loss of a head whose output space is that of `matrix`; other `loss_weights` can be set later."""
+    weights = loss_weights(settings, matrix)
+    if settings.kind == "confusion":
+        return ConfusionCrossEntropy(weights, **_options(settings))
+    if settings.kind == "logit_adjusted":
+        return LogitAdjustedCrossEntropy(weights)
+    by_pixel = {"focal": FocalLoss, "ohem": OhemCrossEntropy, "loss_max_pooling": LossMaxPooling}
+    if settings.kind in by_pixel:
+        return by_pixel[settings.kind](matrix.num_classes, **_options(settings))
+    return PixelCrossEntropy(matrix.num_classes, class_weights=weights)
+
+
+def _options(settings: Loss) -> Dict[str, Any]:
+    return {key: getattr(settings, key) for key in LOSS_SETTINGS[settings.kind]}
 
 
 def warn_small_diagonal(run: Run, name: HeadName, matrix: ConfusionMatrix) -> None:
@@ -125,11 +145,14 @@ def new_encoder(run: Run) -> mx.gluon.HybridBlock:
     return encoder
 
 
-def load_encoder(run: TrainedRun, devices: List[mx.Context]) -> mx.gluon.HybridBlock:
-    """The baseline's encoder with every parameter fixed, BatchNorm statistics included (paper section 4.1)."""
+def load_encoder(run: TrainedRun, devices: List[mx.Context], joint: Optional[str] = None) -> mx.gluon.HybridBlock:
+    """The baseline's encoder, or that of a joint training, with every parameter fixed (paper section 4.1).
+
+    BatchNorm's statistics are fixed too.
+    """
     settings = run.config.encoder
     encoder = get_encoder(settings.name, model=settings.model, frozen_batchnorm=True, ctx=devices)
-    load_parameters(encoder, run.folder / ENCODER_FILE, devices)
+    load_parameters(encoder, run.folder / encoder_file(joint), devices)
     encoder.collect_params().setattr("grad_req", "null")
     encoder.hybridize()
     return encoder
@@ -166,32 +189,49 @@ def new_head(
     schedule: Schedule,
     spaces: Optional[OutputSpaces] = None,
 ) -> Head:
-    """A head ready to train: at random, or, for a second-stage subnet 0, from the baseline's head."""
+    """A head ready to train: at random, or, for a second-stage subnet 0, from the baseline's head.
+
+    A joint training's start from the same values in every such training, subnet 0 from the baseline's first ones.
+    """
     subnet = make_subnet(run.config, name, run.num_classes, spaces or {}, encoder)
-    _seed_for(run, str(name))
+    first = name.subnet == 0 and (name.loss == BASELINE or name.joint is not None)
+    if name.joint is None:
+        _seed_for(run, str(name))
+    else:
+        _seed_for(run, str(HeadName(0, BASELINE) if first else HeadName(name.subnet, "joint", name.spaces)))
     subnet.initialize(mx.init.MSRAPrelu(slope=0), ctx=run.devices)
     features = encoder(mx.nd.zeros((1, 3, 32, 32), ctx=run.devices[0]))
     inputs = subnet.inputs(features)
     subnet(*inputs)  # gives deferred shapes their values now, in this seed's order
     settle()
     rate = schedule.learning_rate
-    if name.subnet == 0 and name.loss != BASELINE:
+    if first:
+        _load_subnet0(subnet, run.config, run.devices)
+    elif name.subnet == 0:
         load_parameters(subnet, run.folder / HeadName(0, BASELINE).file, run.devices)
         rate = run.config.subnets.finetune_learning_rate
-    elif name.subnet == 0:
-        _load_subnet0(subnet, run.config, run.devices)
     stride = schedule.loss_stride
     if name.loss != BASELINE:
         stride = run.config.losses[name.loss].stride or stride
     if encoder.output_stride % stride:
         raise ConfsegError(f"loss_stride: {stride} does not divide the encoder's output stride {encoder.output_stride}")
     half = to_half(subnet, len(inputs), half_type(run.devices)) if run.config.amp else None
-    block = HeadLoss(subnet, loss, encoder.output_stride // stride, half)
-    block.upsample.initialize(ctx=run.devices)
-    loss.initialize(ctx=run.devices)
-    block.hybridize(static_alloc=True)
+    block = _ready(run, HeadLoss(subnet, loss, encoder.output_stride // stride, half))
     table = label_table(output_of_class(space_of(name, spaces or {}), run.num_classes))
     return Head(str(name), block, make_trainer(subnet, schedule), rate, table, stride)
+
+
+def with_loss(run: Run, head: Head, loss: mx.gluon.HybridBlock) -> Head:
+    """The same head, its subnet and its trainer, with another loss."""
+    block = HeadLoss(head.block.subnet, loss, head.block.factor, head.block.half)
+    return replace(head, block=_ready(run, block))
+
+
+def _ready(run: Run, block: HeadLoss) -> HeadLoss:
+    block.upsample.initialize(ctx=run.devices)
+    block.loss.initialize(ctx=run.devices)
+    block.hybridize(static_alloc=True)
+    return block
 
 
 def output_of_class(group: OutputSpace, num_classes: int) -> np.ndarray:
@@ -234,7 +274,7 @@ def build_network(run: TrainedRun, cell_key: str, device: mx.Context) -> ConfSeg
     cell, spaces = find_cell(run, cell_key), read_spaces(run)
     counts = ConfusionMatrix.load(run.folder / CONFUSION_FILE).counts
     fusion = make_fusion(cell, spaces, run.num_classes, counts.sum(axis=1) / counts.sum())
-    encoder = load_encoder(run, [device])
+    encoder = load_encoder(run, [device], cell.joint)
     names = _fused(cell, len(spaces["groups"]))
     subnets = [_load_subnet(run, name, spaces, encoder, device) for name in names]
     merged = MergedSubnets(subnets)
@@ -258,8 +298,8 @@ def _fused(cell: Cell, num_groups: int) -> List[HeadName]:
     """The heads that a cell fuses."""
     numbers = range(1, num_groups + 1) if cell.subnets is not None else ()
     shapes = itertools.cycle(cell.shapes or (None,))
-    others = (HeadName(m, str(cell.subnets), cell.spaces, shape) for m, shape in zip(numbers, shapes))
-    return [HeadName(0, cell.subnet0), *others]
+    others = (HeadName(m, str(cell.subnets), cell.spaces, shape, cell.joint) for m, shape in zip(numbers, shapes))
+    return [HeadName(0, cell.subnet0, joint=cell.joint), *others]
 
 
 def _load_subnet(
@@ -282,11 +322,15 @@ def make_predictors(
     views: Callable[[], Dict[str, View]],
     manner: Optional[Manner] = None,
 ) -> List[Predictor]:
-    """One predictor per device, from the files in the run's folder; `manner` defaults to the config's."""
+    """One predictor per device, from the files in the run's folder; `manner` defaults to the config's.
+
+    The heads `names` are all of one encoder: the baseline's, or that of one joint training.
+    """
+    (joint,) = {name.joint for name in names}
     manner = manner or Manner(flip=run.config.evaluation.flip, window=run.config.evaluation.window)
     predictors = []
     for device in run.devices:
-        encoder = load_encoder(run, [device])
+        encoder = load_encoder(run, [device], joint)
         subnets = {str(name): _load_subnet(run, name, spaces, encoder, device) for name in names}
         made = views()
         for view in made.values():

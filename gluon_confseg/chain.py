@@ -10,7 +10,7 @@ from .errors import ConfsegError
 from .files import read_json, sha256, write_json
 from .manifests import Origin
 from .run import Run, manifest_path
-from .stages import STAGES, Stage
+from .stages import Stage, stages_of
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _WHOLE = ""  # stands for all outputs of a stage that makes them together
 
 def refuse_changed(this: Run) -> None:
     """Raise ConfsegError where a stage was finished or begun with other settings or images; more cells are welcome."""
-    for stage in STAGES:
+    for stage in stages_of(this.config):
         if not all(manifest_path(this.folder, name).exists() for name in stage.upstream):
             continue
         now = _origins(this, stage, _made_from(this, stage))
@@ -175,7 +175,8 @@ def _reasons(this: Run, old: Origin, new: Origin, outputs: Iterable[str]) -> Lis
 
 
 def _checkpoints(folder: Path, stage: Stage) -> List[Path]:
-    return list(folder.glob(f"*{stage.name}.checkpoint.npz"))
+    names = (f"{stage.name}.checkpoint.npz", f"previous-{stage.name}.checkpoint.npz")
+    return [folder / name for name in names if (folder / name).exists()]
 
 
 def _remove_checkpoints(folder: Path, stage: Stage) -> None:

@@ -5,22 +5,18 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Annotated, Literal
 
+from . import config_joint
+from .config_base import Schedule, Section, Spaces
+from .config_joint import Joint
 from .errors import ConfsegError
 
 BASE_KEY = "_base_"
 MIN_WINDOW = 32  # pixels: a smaller window shows a network next to nothing
 
 WindowSide = Annotated[int, Field(ge=MIN_WINDOW)]
-Spaces = Literal["groups", "random", "all", "focused"]
-
-
-class Section(BaseModel):
-    """A part of the tree: immutable, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BuiltIn(Section):
@@ -36,12 +32,14 @@ class Data(Section):
     """Which images. `scale` is the working resolution relative to the files (0.5 = halved).
 
     Decoded training images stay in a run's memory up to `cache_megabytes`, and, up to `disk_cache_megabytes`, in the
-    user's cache folder, which all runs share.
+    user's cache folder, which all runs share. `held_out`: this share of the training split, the end of its sorted ids,
+    is not trained on and takes the place of `val_split`, so that settings can be tuned without a look at the latter.
     """
 
     name: Literal["cityscapes", "voc", "camvid", "folders"]
     train_split: str = "train"
     val_split: str = "val"
+    held_out: float = Field(0.0, ge=0, lt=1)
     scale: float = Field(1.0, gt=0)
     cache_megabytes: int = Field(1024, ge=0)
     disk_cache_megabytes: int = Field(0, ge=0)
@@ -49,10 +47,11 @@ class Data(Section):
     built_in: BuiltIn = BuiltIn()
 
     @model_serializer(mode="wrap")
-    def _without_unused_disk_cache(self, handler: Callable[["Data"], Dict[str, Any]]) -> Dict[str, Any]:
+    def _without_defaults(self, handler: Callable[["Data"], Dict[str, Any]]) -> Dict[str, Any]:
         tree = handler(self)
-        if not self.disk_cache_megabytes:
-            del tree["disk_cache_megabytes"]  # younger than committed runs, which could not be averaged with new ones
+        for key in ("disk_cache_megabytes", "held_out"):
+            if not tree[key]:
+                del tree[key]  # younger than committed runs, which could not be averaged with new ones
         return tree
 
 
@@ -110,25 +109,6 @@ class Subnet0(Subnet):
     """`weights`: null (random), a released ResNet-38 checkpoint, or a Gluon .params file of this head."""
 
     weights: Optional[str] = None
-
-
-class Schedule(Section):
-    """SGD: linear warm-up (in updates), linear decay to 0. The loss takes one pixel in loss_stride x loss_stride.
-
-    `epochs: 0` in the first stage takes encoder and subnet 0 as their weights' files hold them. `batch_size` is that of
-    an update, over all devices; `images_per_pass` is how many of its images a device takes at a time (null: its whole
-    share), which needs less memory: gradients add up to those of the batch.
-    """
-
-    epochs: int = Field(80, ge=0)
-    batch_size: int = Field(8, gt=0)
-    images_per_pass: Optional[int] = Field(None, gt=0)
-    learning_rate: float = Field(0.03, gt=0)
-    warmup: int = Field(100, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    loss_stride: int = Field(1, gt=0)
-    max_updates_per_epoch: Optional[int] = Field(None, gt=0)
 
 
 class SubnetSchedule(Schedule):
@@ -217,11 +197,15 @@ class Cell(Section):
     between the two: each head tells all classes apart, and its loss knows the errors that concern its group alone.
     `shape`: what these heads are like, a name in `shapes:`, or a list of names that subnets 1, 2, ... take in turn; by
     default that of `subnet:`.
+
+    `joint` names a joint training, whose encoder and heads the cell has: all of them, or, where it says
+    `subnets: null`, subnet 0 alone.
     """
 
     key: str
     title: str
     role: Literal["baseline", "paper", "control", "variant"] = "variant"
+    joint: Optional[str] = None
     subnet0: str = "baseline"
     subnets: Optional[str] = None
     spaces: Spaces = "groups"
@@ -244,8 +228,9 @@ class Cell(Section):
         # younger than committed runs, which would count as changed
         if self.spaces == "groups":
             del tree["spaces"]
-        if self.shape is None:
-            del tree["shape"]
+        for key in ("shape", "joint"):
+            if tree[key] is None:
+                del tree[key]
         return tree
 
     @property
@@ -269,6 +254,7 @@ class Config(Section):
     """Everything a run depends on. `amp`: train in mixed precision, see mixed_precision.py.
 
     `subnet` is what subnets 1..M are like, `shapes` are others by name, for cells that ask for them.
+    `joint`: trainings of encoder and heads together, by name, for cells that ask for them.
     `comparisons`: pairs of cells [a, b] whose difference a - b the table over seeds tests.
     """
 
@@ -291,16 +277,27 @@ class Config(Section):
     subnets: SubnetSchedule = SubnetSchedule()
     evaluation: Evaluation = Evaluation()
     losses: Dict[str, Loss]
+    joint: Dict[str, Joint] = {}
     cells: Tuple[Cell, ...]
     comparisons: Tuple[Tuple[str, str], ...] = ()
 
     @model_serializer(mode="wrap")
     def _without_what_is_empty(self, handler: Callable[["Config"], Dict[str, Any]]) -> Dict[str, Any]:
         tree = handler(self)
-        for key in ("shapes", "comparisons"):
+        for key in ("shapes", "joint", "comparisons"):
             if not tree[key]:
                 del tree[key]  # younger than committed runs, which could not be averaged with new ones
         return tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, tree: Any) -> Any:
+        return config_joint.fill(tree)
+
+    @model_validator(mode="after")
+    def _joint(self) -> "Config":
+        config_joint.check(self.joint, self.losses, self.baseline, self.cells)
+        return self
 
     @model_validator(mode="after")
     def _cells(self) -> "Config":
@@ -331,6 +328,15 @@ class Config(Section):
         if self.baseline.epochs == 0 and not (self.encoder.weights and head):
             raise ValueError("baseline.epochs: 0 trains nothing, so it wants encoder.weights and subnet0.weights")
         return self
+
+
+def used_joints(config: Config) -> List[str]:
+    """The joint trainings that cells have, and those whose pull these follow, each after what it follows."""
+    used = {cell.joint for cell in config.cells if cell.joint is not None}
+    for name in reversed(list(config.joint)):  # what a training follows stands before it
+        if name in used and config.joint[name].pull_like is not None:
+            used.add(str(config.joint[name].pull_like))
+    return [name for name in config.joint if name in used]
 
 
 def load(path: Union[str, Path], overrides: Sequence[str] = (), overlay: Optional[Dict[str, Any]] = None) -> Config:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from . import evaluation
 from .backend import mx
-from .building import find_cell, label_table
+from .building import by_encoder, find_cell, label_table
 from .config import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
@@ -42,9 +42,9 @@ def evaluate_run(
 ) -> Dict[str, ConfusionMatrix]:
     """Print mean and per-class IoU of a run's cells (default: all) on a labelled split; returns their counts.
 
-    `split` defaults to the run's validation split. With `output`, counts and what they were counted on are written
-    there (JSON); otherwise nothing is written. Interrupted, it leaves its state beside `output`, or in the run's
-    folder, and continues from there when it is started again with the same network, images and settings. Raises
+    `split` defaults to the images that the run was validated on. With `output`, counts and what they were counted on
+    are written there (JSON); otherwise nothing is written. Interrupted, it leaves its state beside `output`, or in the
+    run's folder, and continues from there when it is started again with the same network, images and settings. Raises
     ConfsegError for the user's mistakes.
     """
     with messages():
@@ -52,24 +52,38 @@ def evaluate_run(
         chosen = [find_cell(run, key) for key in dict.fromkeys(cells)] or list(run.config.cells)
         if output is not None:
             _check_file(Path(output))
-        dataset, source = open_split(run, data_root, split or run.config.data.val_split)
+        dataset, source = open_split(run, data_root, split)
         manner = make_manner(run, scales, flip, window)
-        tables = dict.fromkeys((cell.key for cell in chosen), label_table(np.arange(run.num_classes)))
-        state = _state(run, chosen, manner, dataset, output)
-        predictors = cell_predictors(run, chosen, manner)
-        counted = evaluation.evaluate(
-            dataset, predictors, tables, workers=run.config.data.workers, title="evaluate", state=state
-        )
+        counted, states = _count(run, chosen, manner, dataset, output)
         if not any(matrix.counts.any() for matrix in counted.values()):
             raise ConfsegError(f"{dataset.name} {dataset.split}: no pixel is labelled; choose another --split")
         if output is not None:
             write_json(output, _record(run, dataset, source, counted, manner))
-        state.remove()
+        for state in states:
+            state.remove()
         print(f"{dataset.name} {dataset.split}, {len(dataset)} images (data root: {source}), {manner}\n")
         print(_tables(run, chosen, counted))
         if source == "built-in":
             _log.warning(built_in_notice(run.config))
         return counted
+
+
+def _count(
+    run: TrainedRun, chosen: List[Cell], manner: Manner, dataset: SegmentationDataset, output: Optional[PathLike]
+) -> Tuple[Dict[str, ConfusionMatrix], List[evaluation.State]]:
+    """Counts of the cells, in one pass for each encoder, and the passes' states, to be removed."""
+    counted, states = {}, []
+    for cells in by_encoder(chosen):
+        states.append(_state(run, cells, manner, dataset, output))
+        tables = dict.fromkeys((cell.key for cell in cells), label_table(np.arange(run.num_classes)))
+        predictors = cell_predictors(run, cells, manner)
+        title = "evaluate" if cells[0].joint is None else f"evaluate {cells[0].joint}"
+        counted.update(
+            evaluation.evaluate(
+                dataset, predictors, tables, workers=run.config.data.workers, title=title, state=states[-1]
+            )
+        )
+    return {cell.key: counted[cell.key] for cell in chosen}, states
 
 
 def _state(

@@ -3,7 +3,7 @@
 import itertools
 from typing import Any, Dict, List, Union
 
-from .config import Config, Loss, to_tree
+from .config import Cell, Config, Loss, to_tree
 from .manifests import Origin
 from .nn.plugins import encoder_digest
 from .run import BASELINE, CONFUSION_FILE, GROUPS_FILE, HeadName, Run, read_groups
@@ -35,11 +35,23 @@ def subnet_settings(config: Config) -> Dict[str, Any]:
     """Of the cells only the losses and shapes of their heads: another title or fusion rule needs no training."""
     used, tree = _used_losses(config), to_tree(config)
     losses = {name: loss for name, loss in tree["losses"].items() if name in used}
-    heads = {(_SUBNET0, cell.subnet0) for cell in config.cells}
-    heads |= {(cell.spaces, cell.subnets, *cell.shapes) for cell in config.cells if cell.subnets is not None}
-    shapes = {shape: tree["shapes"][shape] for cell in config.cells for shape in cell.shapes}
+    cells = _of_baseline(config)
+    heads = {(_SUBNET0, cell.subnet0) for cell in cells}
+    heads |= {(cell.spaces, cell.subnets, *cell.shapes) for cell in cells if cell.subnets is not None}
+    shapes = {shape: tree["shapes"][shape] for cell in cells for shape in cell.shapes}
     own = {"losses": losses, "heads": [list(head) for head in sorted(heads)], **({"shapes": shapes} if shapes else {})}
     return {**baseline_settings(config), **dump(config, "subnet", "subnets"), **own}
+
+
+def joint_settings(config: Config, name: str) -> Dict[str, Any]:
+    """Of the joint training `name`: what the baseline depends on, with a schedule, losses and settings of its own."""
+    tree, joint = to_tree(config), config.joint[name]
+    own = dict(tree["joint"][name])
+    schedule = own.pop("schedule") or tree["baseline"]
+    losses = {loss: tree["losses"][loss] for loss in (joint.subnet0, joint.subnets) if loss is not None}
+    start = {key: value for key, value in baseline_settings(config).items() if key != "baseline"}
+    subnet = {} if joint.subnets is None else dump(config, "subnet")
+    return {**start, **subnet, "joint": own, "schedule": schedule, "losses": losses}
 
 
 def report_settings(config: Config) -> Dict[str, Any]:
@@ -67,9 +79,14 @@ def _other_confusion_file(split: str) -> str:
 
 
 def _used_losses(config: Config) -> Dict[str, Loss]:
-    """Those that heads of the cells are trained with."""
-    used = {name for cell in config.cells for name in (cell.subnet0, cell.subnets)}
+    """Those that heads on the baseline's encoder are trained with."""
+    used = {name for cell in _of_baseline(config) for name in (cell.subnet0, cell.subnets)}
     return {name: loss for name, loss in config.losses.items() if name in used}
+
+
+def _of_baseline(config: Config) -> List[Cell]:
+    """The cells whose encoder is the baseline's."""
+    return [cell for cell in config.cells if cell.joint is None]
 
 
 def files_of_confusion(run: Run, origin: Origin) -> Dict[str, Origin]:

@@ -9,9 +9,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from . import __version__, config, results
 from .backend import devices, versions
 from .chain import refuse_changed, run_stage
-from .data import check_disjoint, find_root, open_dataset
+from .data import check_disjoint, find_root
 from .data.base import SegmentationDataset
 from .data.built_in import built_in_notice, built_in_root
+from .data.held_out import open_training_split, open_validation_split
 from .errors import ConfsegError
 from .files import write_json
 from .mixed_precision import half_type
@@ -19,7 +20,7 @@ from .profiling import profiled
 from .profiling import table as profile_table
 from .progress import BarHandler
 from .run import CONFIG_FILE, LABELS_FILE, PROFILE_FILE, RESULTS_FILE, Run, write_labels
-from .stages import STAGES, named_groups
+from .stages import named_groups, stages_of
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def run(
             {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))},
         )
         measured: Dict[str, Dict[str, float]] = {}
-        for stage in STAGES:
+        for stage in stages_of(settings):
             with profiled(measured.setdefault(stage.name, {})) if profile else contextlib.nullcontext():
                 run_stage(this, stage)
         if profile:
@@ -106,9 +107,7 @@ def _warn_of_other_batches(settings: config.Config, path: Path) -> None:
 
 def _open(settings: config.Config, root: Path) -> List[SegmentationDataset]:
     """Both splits, checked before any training starts."""
-    splits = [
-        open_dataset(settings.data.name, root, split) for split in (settings.data.train_split, settings.data.val_split)
-    ]
+    splits = [open_training_split(settings.data, root), open_validation_split(settings.data, root)]
     for split in splits:
         if not split.has_labels:
             raise ConfsegError(f"{split.name}: the split {split.split!r} has no labels; choose another one")

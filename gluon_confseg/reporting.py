@@ -12,7 +12,7 @@ from .config import to_tree
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
 from .files import read_json, read_npz, write_npz, write_text
-from .run import COUNTS_FILE, RESULTS_FILE, SAMPLES_FILE, STAGE_NAMES, Run, manifest_path, read_groups
+from .run import COUNTS_FILE, RESULTS_FILE, SAMPLES_FILE, Run, manifest_path, read_groups, stage_names
 
 SAMPLES = 4  # images on the page of overlays
 
@@ -24,15 +24,16 @@ class Samples:
         self._ids = run.val.ids
         self._keys = [cell.key for cell in run.config.cells]
         count = min(SAMPLES, len(run.val))
-        self._chosen = set(np.linspace(0, len(run.val) - 1, count + 2).round().astype(int)[1:-1].tolist())
+        chosen = np.linspace(0, len(run.val) - 1, count + 2).round().astype(int)[1:-1].tolist()
+        self._numbers = {index: number for number, index in enumerate(dict.fromkeys(chosen))}
         self._arrays: Dict[str, np.ndarray] = {}
 
     def add(self, index: int, image: np.ndarray, label: np.ndarray, predictions: Dict[str, np.ndarray]) -> None:
-        if index not in self._chosen:
+        """Take an image's label maps, of all cells or, as when each encoder has a pass, of some."""
+        if index not in self._numbers:
             return
-        step = -(-label.shape[0] // 512)
-        number = len({key.split("/")[0] for key in self._arrays})
-        kept = {"image": image, "label": label, **{key: predictions[key] for key in self._keys}}
+        step, number = -(-label.shape[0] // 512), self._numbers[index]
+        kept = {"image": image, "label": label, **{key: predictions[key] for key in self._keys if key in predictions}}
         self._arrays.update({f"{number}/{key}": value[::step, ::step] for key, value in kept.items()})
         self._arrays[f"{number}/id"] = np.array(self._ids[index])
 
@@ -54,7 +55,7 @@ def _results(run: Run) -> dict:
     subnets = [
         {
             "group": name.subnet,
-            "loss": name.loss if name.shape is None else f"{name.loss}, {name.shape}",
+            "loss": ", ".join(part for part in (name.loss, name.shape, name.joint and f"joint {name.joint}") if part),
             "miou_group": _miou_of_group(counted[str(name)]),
             "baseline_miou_group": _miou_of_group(baseline.merged(found[name.subnet - 1])),
         }
@@ -85,7 +86,7 @@ def _results(run: Run) -> dict:
 def _seconds(run: Run) -> Dict[str, float]:
     """Wall-clock seconds of the finished stages, from their manifests."""
     found = {}
-    for stage in STAGE_NAMES:
+    for stage in stage_names(run.config):
         path = manifest_path(run.folder, stage)
         if path.exists():
             found[stage] = read_json(path)["seconds"]

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import yaml
 
 from . import groups
 from .backend import mx
-from .config import Config, Spaces, parse
+from .config import Config, Spaces, parse, used_joints
 from .data import SegmentationDataset
 from .errors import ConfsegError
 from .files import PathLike, read_json, write_json
@@ -23,7 +23,6 @@ SAMPLES_FILE = "samples.npz"
 COUNTS_FILE = "counts.npz"
 RESULTS_FILE = "results.json"
 PROFILE_FILE = "profile.json"
-STAGE_NAMES = ("baseline", "confusion", "groups", "subnets", "evaluate", "report")
 BASELINE = "baseline"  # the "loss" of the head of the first stage
 
 
@@ -50,20 +49,39 @@ class Run(TrainedRun):
     data_source: str
 
 
+def joint_stage(joint: str) -> str:
+    """The name of a joint training's stage, with which the names of its files begin."""
+    return f"joint-{joint}"
+
+
+def stage_names(config: Config) -> Tuple[str, ...]:
+    """The stages of a run, in order."""
+    joint = map(joint_stage, used_joints(config))
+    return ("baseline", "confusion", "groups", "subnets", *joint, "evaluate", "report")
+
+
+def encoder_file(joint: Optional[str]) -> str:
+    """The encoder of the first stage, or that of a joint training."""
+    return ENCODER_FILE if joint is None else f"{joint_stage(joint)}.{ENCODER_FILE}"
+
+
 @dataclass(frozen=True)
 class HeadName:
     """A head: subnet 0 or another one (1..M), trained with a loss of the config, or the baseline's.
 
     `spaces` is a cell's: which of the run's output spaces number `subnet` is (see `read_spaces`). `shape` is a name in
-    the config's `shapes`; None is its `subnet`.
+    the config's `shapes`; None is its `subnet`. `joint` is the joint training that it belongs to, with its encoder.
     """
 
     subnet: int
     loss: str
     spaces: Spaces = "groups"
     shape: Optional[str] = None
+    joint: Optional[str] = None
 
     def __str__(self) -> str:
+        if self.joint is not None:
+            return f"{joint_stage(self.joint)}.subnet{self.subnet}"
         parts = [f"subnet{self.subnet}", self.loss, None if self.spaces == "groups" else self.spaces, self.shape]
         return ".".join(part for part in parts if part is not None)
 
@@ -75,11 +93,16 @@ class HeadName:
 def open_run(folder: PathLike, devices: List[mx.Context]) -> TrainedRun:
     """A finished run; ConfsegError where `folder` is none, or its training has not finished."""
     folder = Path(folder)
-    unfinished = [stage for stage in ("baseline", "groups", "subnets") if not manifest_path(folder, stage).is_file()]
-    if unfinished:
-        raise ConfsegError(f"{folder} is not a finished run: stage {unfinished[0]} is missing; run it to the end first")
+    _refuse_unfinished(folder, ("baseline", "groups", "subnets"))
     settings = parse(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    _refuse_unfinished(folder, tuple(map(joint_stage, used_joints(settings))))
     return TrainedRun(settings, folder, _read_labels(folder / LABELS_FILE), devices)
+
+
+def _refuse_unfinished(folder: Path, stages: Tuple[str, ...]) -> None:
+    for stage in stages:
+        if not manifest_path(folder, stage).is_file():
+            raise ConfsegError(f"{folder} is not a finished run: stage {stage} is missing; run it to the end first")
 
 
 def write_labels(path: PathLike, labels: LabelSet) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from . import groups
 from .building import (
+    by_encoder,
     label_table,
     load_encoder,
     make_loss,
@@ -24,17 +25,15 @@ from .building import (
     space_of,
     warn_small_diagonal,
 )
-from .config import Config, Schedule
+from .config import Cell, Config, used_joints
 from .confusion import ConfusionMatrix
-from .data.decoded import DecodedFiles
-from .data.loader import TrainLoader
-from .data.transforms import TrainTransform
 from .errors import ConfsegError
 from .evaluation import evaluate
 from .files import write_npz, write_text
+from .fitting import fit_heads
 from .inference import View
+from .joint import train_joint
 from .manifests import Origin
-from .mixed_precision import half_type
 from .nn import PixelCrossEntropy
 from .origins import (
     baseline_settings,
@@ -44,11 +43,10 @@ from .origins import (
     dump,
     files_of_confusion,
     files_of_subnets,
+    joint_settings,
     report_settings,
     subnet_settings,
 )
-from .passes import describe_batch, split_batch
-from .places import decoded_folder
 from .reporting import Samples, report
 from .run import (
     BASELINE,
@@ -59,10 +57,10 @@ from .run import (
     SAMPLES_FILE,
     HeadName,
     Run,
+    joint_stage,
     read_groups,
     read_spaces,
 )
-from .training import EpochMetrics, Head, Trunk, fit, has_moving_statistics
 
 _log = logging.getLogger(__name__)
 
@@ -88,70 +86,11 @@ def train_baseline(run: Run) -> List[str]:
     name = HeadName(0, BASELINE)
     encoder = new_encoder(run)
     head = new_head(run, name, encoder, PixelCrossEntropy(run.num_classes), run.config.baseline)
-    _fit(run, make_trunk(run, encoder, run.config.baseline), [head], run.config.baseline, "baseline")
+    fit_heads(run, make_trunk(run, encoder, run.config.baseline), [head], run.config.baseline, "baseline")
     return [
         save_parameters(run, encoder, ENCODER_FILE),
         save_parameters(run, head.block.subnet, name.file),
     ]
-
-
-def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str, first_epoch: int = 0) -> None:
-    """Train on the training split; one line per epoch and head goes to the log."""
-    augment, data = run.config.augment, run.config.data
-    scale = tuple(data.scale * factor for factor in augment.scale)
-    transform = TrainTransform(run.config.seed, scale, augment.crop, augment.flip, augment.mean, augment.std)
-    disk = data.disk_cache_megabytes << 20
-    loader = TrainLoader(
-        run.train,
-        transform,
-        schedule.batch_size,
-        seed=run.config.seed,
-        workers=data.workers,
-        cache_bytes=data.cache_megabytes << 20,
-        files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
-    )
-    if schedule.batch_size < len(run.devices):
-        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
-    if schedule.epochs:
-        _log_batch(run, trunk, heads, schedule, stage)
-
-    def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
-        summary = ", ".join(f"{name} {value}" for name, value in metrics.summary().items())
-        _log.info("%s epoch %d of %d: %s", stage, epoch + 1, schedule.epochs, summary)
-        for head in heads:
-            miou = 100 * metrics.matrices[head.name].mean_iou()
-            _log.debug(
-                "%s epoch %d of %d: %s loss %.4f, mIoU on the training crops %.2f %%",
-                *(stage, epoch + 1, schedule.epochs, head.name, metrics.loss(head.name), miou),
-            )
-
-    fit(
-        loader,
-        trunk,
-        heads,
-        devices=run.devices,
-        schedule=schedule,
-        checkpoint_path=run.folder / f"{stage}.checkpoint.npz",
-        title=stage,
-        first_epoch=first_epoch,
-        amp=run.config.amp,
-        on_epoch=on_epoch,
-    )
-
-
-def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str) -> None:
-    """What an update consists of, and a warning where BatchNorm, which sees one pass at a time, notices the parts."""
-    division = (schedule.batch_size, run.devices, schedule.images_per_pass)
-    precision = f", mixed precision ({half_type(run.devices)})" if run.config.amp else ""
-    _log.info("%s: %s%s", stage, describe_batch(*division), precision)
-    trained = [head.block.subnet for head in heads] + ([] if trunk.trainer is None else [trunk.encoder])
-    passes = split_batch(*division)
-    if len(passes) > 1 and any(map(has_moving_statistics, trained)):
-        _log.warning(
-            "%s.images_per_pass: BatchNorm is not frozen, so its statistics are those of each of the %d passes; "
-            "the update is not that of the undivided batch",
-            *(stage, len(passes)),
-        )
 
 
 def count_confusion(run: Run, files: Sequence[str]) -> List[str]:
@@ -221,46 +160,64 @@ def train_subnets(run: Run, files: Sequence[str]) -> List[str]:
         warn_small_diagonal(run, name, matrix)
         heads.append(new_head(run, name, encoder, make_loss(settings, matrix), config.subnets, spaces))
     _log.info("training %d heads on the frozen encoder: %s", len(heads), ", ".join(map(str, names)))
-    _fit(run, make_trunk(run, encoder), heads, run.config.subnets, "subnets", first_epoch=run.config.baseline.epochs)
+    fit_heads(run, make_trunk(run, encoder), heads, config.subnets, "subnets", first_epoch=config.baseline.epochs)
     return [save_parameters(run, head.block.subnet, name.file) for head, name in zip(heads, names)]
 
 
 def evaluate_cells(run: Run) -> List[str]:
-    """Every cell, and every group's subnet alone, in one pass over the validation images."""
-    spaces = read_spaces(run)
-    names = needed_heads(run.config.cells, len(spaces["groups"]))
-    matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
-    frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
-    alone = [name for name in names if name.subnet and name.spaces == "groups"]
-    tables = dict.fromkeys((cell.key for cell in run.config.cells), label_table(np.arange(run.num_classes)))
-    outputs = {str(name): output_of_class(space_of(name, spaces), run.num_classes) for name in alone}
-    tables.update({key: label_table(output) for key, output in outputs.items()})
-
-    def views() -> Dict[str, View]:
-        fused = {cell.key: make_view(cell, spaces, run.num_classes, frequency) for cell in run.config.cells}
-        return {**fused, **{str(name): View((str(name),)) for name in alone}}
-
-    samples = Samples(run)
-    predictors = make_predictors(run, names, spaces, views)
-    counted = evaluate(
-        run.val, predictors, tables, workers=run.config.data.workers, title="evaluate", on_image=samples.add
-    )
+    """Every cell, and every group's subnet alone, in one pass over the validation images for each encoder."""
+    samples, counted = Samples(run), {}
+    for cells in by_encoder(run.config.cells):
+        counted.update(_evaluate(run, cells, samples))
     samples.save(run.folder / SAMPLES_FILE)
     write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
     return [SAMPLES_FILE, COUNTS_FILE]
 
 
-STAGES = (
+def _evaluate(run: Run, cells: List[Cell], samples: Samples) -> Dict[str, ConfusionMatrix]:
+    """Cells of one encoder, and the groups' subnets that they have."""
+    spaces = read_spaces(run)
+    names = needed_heads(cells, len(spaces["groups"]))
+    matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
+    frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
+    alone = [name for name in names if name.subnet and name.spaces == "groups"]
+    tables = dict.fromkeys((cell.key for cell in cells), label_table(np.arange(run.num_classes)))
+    outputs = {str(name): output_of_class(space_of(name, spaces), run.num_classes) for name in alone}
+    tables.update({key: label_table(output) for key, output in outputs.items()})
+
+    def views() -> Dict[str, View]:
+        fused = {cell.key: make_view(cell, spaces, run.num_classes, frequency) for cell in cells}
+        return {**fused, **{str(name): View((str(name),)) for name in alone}}
+
+    title = "evaluate" if cells[0].joint is None else f"evaluate {cells[0].joint}"
+    predictors = make_predictors(run, names, spaces, views)
+    return evaluate(run.val, predictors, tables, workers=run.config.data.workers, title=title, on_image=samples.add)
+
+
+def _joint_stage(config: Config, name: str) -> Stage:
+    """A stage for each joint training: another one leaves those that are finished alone."""
+    joint = config.joint[name]
+    follows = () if joint.pull_like is None else (joint_stage(joint.pull_like),)
+    groups_first = () if joint.subnets is None else ("groups",)
+    return Stage(
+        joint_stage(name),
+        lambda run: train_joint(run, name),
+        lambda settings: joint_settings(settings, name),
+        (*groups_first, *follows),
+    )
+
+
+_TRAINING = (
     Stage("baseline", train_baseline, baseline_settings),
     Stage("confusion", count_confusion, confusion_settings, ("baseline",), ("train", "val"), files_of_confusion),
     Stage("groups", choose_groups, lambda c: dump(c, "groups"), ("confusion",)),
     Stage("subnets", train_subnets, subnet_settings, ("baseline", "confusion", "groups"), files=files_of_subnets),
-    Stage(
-        "evaluate",
-        evaluate_cells,
-        lambda c: dump(c, "cells", "evaluation"),
-        ("confusion", "groups", "subnets"),
-        ("val",),
-    ),
-    Stage("report", report, report_settings, ("evaluate",), ("val",)),
 )
+
+
+def stages_of(config: Config) -> Tuple[Stage, ...]:
+    """The stages of a run with these settings, in order."""
+    joint = tuple(_joint_stage(config, name) for name in used_joints(config))
+    upstream = ("confusion", "groups", "subnets", *(stage.name for stage in joint))
+    evaluation = Stage("evaluate", evaluate_cells, lambda c: dump(c, "cells", "evaluation"), upstream, ("val",))
+    return (*_TRAINING, *joint, evaluation, Stage("report", report, report_settings, ("evaluate",), ("val",)))

@@ -9,10 +9,10 @@ from .config import Config
 from .errors import ConfsegError
 from .files import write_text
 from .origins import heads_of, subnet_settings
-from .run import RESULTS_FILE, STAGE_NAMES, manifest_path
+from .run import RESULTS_FILE, manifest_path, stage_names
 
 TABLES_FILE = "study.md"
-KEYS = ("seeds", "losses", "shapes", "cells", "comparisons")
+KEYS = ("seeds", "losses", "shapes", "joint", "cells", "comparisons")
 
 
 class Study(NamedTuple):
@@ -98,7 +98,7 @@ def _status(folder: Path, settings: Config) -> str:
         ]
         took = f"finished in {_minutes(had)}"
         return took + (f" with other cells: {', '.join(parts)}" if parts else "")
-    finished = [stage for stage in STAGE_NAMES if manifest_path(folder, stage).is_file()]
+    finished = [stage for stage in stage_names(settings) if manifest_path(folder, stage).is_file()]
     if finished:
         return f"begun; finished are {', '.join(finished)}"
     return "begun" if folder.is_dir() else "to do"

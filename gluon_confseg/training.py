@@ -1,10 +1,11 @@
 """One step, one epoch, fit: heads on an encoder, frozen or trained. Everything arrives as an argument."""
 
+import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from .config import Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
 from .errors import ConfsegError
+from .feature_gradients import TINY, FeatureGradients
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
@@ -41,6 +43,7 @@ class HeadLoss(mx.gluon.HybridBlock):
         half: Optional[mx.gluon.HybridBlock] = None,
     ):
         super().__init__()
+        self.factor = factor
         with self.name_scope():
             self.subnet = subnet
             self.half = half
@@ -56,7 +59,8 @@ class HeadLoss(mx.gluon.HybridBlock):
 class Head:
     """A subnet with what trains it. `output_of_label` maps a uint8 label (255 = ignore) to the subnet's output.
 
-    `loss_stride`: the loss takes one pixel in loss_stride x loss_stride.
+    `loss_stride`: the loss takes one pixel in loss_stride x loss_stride. `weight`: of its loss. `pull`: the norm that
+    the head's gradient into the features of a trained trunk is given, relative to the first head's; None: its own.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Head:
     learning_rate: float
     output_of_label: np.ndarray
     loss_stride: int
+    weight: float = 1.0
+    pull: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,18 @@ def learning_rate_factor(update: int, total: int, warmup: int) -> float:
     return min(1.0, (update + 1) / max(warmup, 1)) * (1 - update / total)
 
 
+class Stepped(NamedTuple):
+    """What a step gives: losses (heads, N), without the weights; each head's logits (N, C, h, w); norms (heads,).
+
+    A norm is that of a head's gradient into the features of a trained trunk, the sum over the parts of the batch; 0
+    where the trunk is frozen.
+    """
+
+    losses: np.ndarray
+    logits: List[np.ndarray]
+    norms: np.ndarray
+
+
 def step(
     batch: Batch,
     trunk: Trunk,
@@ -102,15 +120,15 @@ def step(
     devices: Sequence[mx.Context],
     schedule: Schedule,
     scales: Optional[Sequence[LossScale]] = None,
-) -> Tuple[np.ndarray, List[np.ndarray]]:
+) -> Stepped:
     """One update of every head (and of the trunk, unless it is frozen) on one batch, split over devices and passes.
 
-    A frozen encoder runs once, outside autograd; each head then takes its step on the same features, as it would alone.
-    `scales` (mixed precision) are those of `loss_scales`; an update whose gradients overflow is left out.
-    Returns the losses (heads, N) and each head's logits (N, C, h, w).
+    The encoder runs once, outside autograd where it is frozen; each head then takes its step on the same features, as
+    it would alone. `scales` (mixed precision) are those of `loss_scales`; an update whose gradients overflow is left
+    out.
     """
     passes = split_batch(len(batch.ids), devices, schedule.images_per_pass)
-    outputs: Dict[int, List[tuple]] = {}  # by the index of the part's first image
+    outputs: Dict[int, _Part] = {}  # by the index of the part's first image
     sums = GradientSums(_trained(_trainers(trunk, heads)))
     for parts in passes:
         for ctx, part in parts:
@@ -120,11 +138,28 @@ def step(
             if len(passes) > 1:
                 sums.add(ctx)
     sums.store()
-    _update(trunk, heads, scales, len(batch.ids))
     parts = [outputs[start] for start in sorted(outputs)]
-    values = [np.concatenate([part[h][0].asnumpy() for part in parts]) for h in range(len(heads))]
-    scores = [np.concatenate([part[h][1].asnumpy() for part in parts]) for h in range(len(heads))]
-    return np.stack(values), scores
+    norms = _norms(parts, heads, scales)
+    _update(trunk, heads, scales, len(batch.ids))
+    values = [np.concatenate([part.losses[h].asnumpy() for part in parts]) for h in range(len(heads))]
+    scores = [np.concatenate([part.logits[h].asnumpy() for part in parts]) for h in range(len(heads))]
+    return Stepped(np.stack(values), scores, norms)
+
+
+class _Part(NamedTuple):
+    """Losses and logits of each head on a part of a batch; their gradients into the features of a trained trunk."""
+
+    losses: List[nd.NDArray]
+    logits: List[nd.NDArray]
+    gradients: Optional[FeatureGradients]
+
+
+def _norms(parts: Sequence[_Part], heads: Sequence[Head], scales: Optional[Sequence[LossScale]]) -> np.ndarray:
+    """Of the gradients as they would be without loss scales."""
+    if parts[0].gradients is None:
+        return np.zeros(len(heads))
+    total = np.sum([[float(norm.asscalar()) for norm in part.gradients.norms] for part in parts], axis=0)
+    return total if scales is None else total / [scale.value for scale in scales]
 
 
 def _target(labels: np.ndarray, head: Head) -> np.ndarray:
@@ -139,25 +174,27 @@ def _backward(
     trunk: Trunk,
     heads: Sequence[Head],
     scales: Optional[Sequence[LossScale]],
-) -> List[tuple]:
-    """Gradients of one part of a batch; returns (losses, logits) of each head."""
-    if trunk.trainer is not None:
-        with autograd.record():
-            features = trunk.features(images)
-            outputs = [head.block(target, *head.block.subnet.inputs(features)) for head, target in zip(heads, targets)]
-        losses = [loss for loss, _ in outputs]
-        factors = None if scales is None else [nd.full(x.shape, s.value, ctx=x.ctx) for x, s in zip(losses, scales)]
-        autograd.backward(losses, factors)
-        return outputs
-    features = trunk.features(images)
-    outputs = []
+) -> _Part:
+    """Gradients of one part of a batch."""
+    gradients = None if trunk.trainer is None else FeatureGradients()
+    with contextlib.nullcontext() if gradients is None else autograd.record():
+        features = trunk.features(images)
+        inputs = [head.block.subnet.inputs(features) for head in heads]
+    losses, logits = [], []
     for index, (head, target) in enumerate(zip(heads, targets)):
+        given = inputs[index] if gradients is None else gradients.leaves(inputs[index])
         with autograd.record():
-            loss, logits = head.block(target, *head.block.subnet.inputs(features))
-        factor = None if scales is None else nd.full(loss.shape, scales[index].value, ctx=loss.ctx)
-        loss.backward(factor)  # one head at a time: its graph is freed before the next one's is made
-        outputs.append((loss, logits))
-    return outputs
+            loss, scores = head.block(target, *given)
+        factor = head.weight * (1.0 if scales is None else scales[index].value)
+        # one head at a time: its graph is freed before the next one's is made
+        loss.backward(nd.full(loss.shape, factor, ctx=loss.ctx))
+        if gradients is not None:
+            gradients.add(inputs[index], given, head.pull)
+        losses.append(loss)
+        logits.append(scores)
+    if gradients is not None:
+        gradients.backward()
+    return _Part(losses, logits, gradients)
 
 
 def loss_scales(trunk: Trunk, heads: Sequence[Head]) -> List[LossScale]:
@@ -201,28 +238,41 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
 
 @dataclass
 class EpochMetrics:
-    """Per head, the summed loss and the confusion matrix on an epoch's crops, at the features' resolution."""
+    """Per head, summed loss and norms, and the confusion matrix on an epoch's crops, at the features' resolution."""
 
     losses: Dict[str, float]
     matrices: Dict[str, ConfusionMatrix]
+    norms: Dict[str, float]
     samples: int = 0
 
     @classmethod
     def empty(cls, heads: Sequence[Head]) -> "EpochMetrics":
         matrices = {head.name: ConfusionMatrix(head.block.subnet.num_outputs) for head in heads}
-        return cls({head.name: 0.0 for head in heads}, matrices)
+        zeros = {head.name: 0.0 for head in heads}
+        return cls(zeros, matrices, dict(zeros))
 
-    def add(self, heads: Sequence[Head], batch: Batch, losses: np.ndarray, logits: List[np.ndarray]) -> None:
+    def add(self, heads: Sequence[Head], batch: Batch, stepped: Stepped) -> Dict[str, ConfusionMatrix]:
+        """Take in a batch; returns its counts."""
         self.samples += len(batch.ids)
-        for head, loss, scores in zip(heads, losses, logits):
+        counted = {}
+        for head, loss, scores, norm in zip(heads, *stepped):
             self.losses[head.name] += float(loss.sum())
+            if np.isfinite(stepped.norms).all():  # mixed precision's gradients may overflow
+                self.norms[head.name] += float(norm)
             stride = -(-batch.labels.shape[1] // scores.shape[2])
             label = head.output_of_label[batch.labels[:, stride // 2 :: stride, stride // 2 :: stride]]
             height, width = label.shape[1:]
-            self.matrices[head.name].update(label, scores[:, :, :height, :width].argmax(axis=1))
+            counted[head.name] = ConfusionMatrix(head.block.subnet.num_outputs)
+            counted[head.name].update(label, scores[:, :, :height, :width].argmax(axis=1))
+            self.matrices[head.name] += counted[head.name]
+        return counted
 
     def loss(self, name: str) -> float:
         return self.losses[name] / max(self.samples, 1)
+
+    def pull(self, name: str) -> float:
+        """A head's mean norm relative to the first head's; 0 where nothing pulls."""
+        return self.norms[name] / max(next(iter(self.norms.values())), TINY)
 
     def summary(self) -> Dict[str, str]:
         """Mean over the heads of the loss, and of mIoU in percent."""
@@ -231,11 +281,35 @@ class EpochMetrics:
         return {"loss": f"{loss:.3f}", "train mIoU": f"{miou:.1f}"}
 
 
+class Course:
+    """How a training goes on beside its steps: here, the heads stay as they are (see joint.py for another)."""
+
+    def __init__(self, heads: Sequence[Head]):
+        self._heads = heads
+
+    def heads(self, epoch: int) -> Sequence[Head]:
+        """Those of an epoch (from 0), with the same names, subnets and trainers in each."""
+        return self._heads
+
+    def after_update(self, epoch: int, counted: Dict[str, ConfusionMatrix]) -> None:
+        """`counted`: what each head made of the batch."""
+
+    def after_epoch(self, metrics: EpochMetrics) -> None:
+        """Before the checkpoint."""
+
+    def state(self) -> Dict[str, Any]:
+        """What a checkpoint must hold of it, for JSON."""
+        return {}
+
+    def restore(self, state: Dict[str, Any]) -> None:
+        """Continue from what `state` gave."""
+
+
 def run_epoch(
     epoch: int,
     batches: Iterator[Batch],
     trunk: Trunk,
-    heads: Sequence[Head],
+    course: Course,
     *,
     devices: Sequence[mx.Context],
     schedule: Schedule,
@@ -247,6 +321,7 @@ def run_epoch(
 
     So too where mixed precision's gradients overflow at every loss scale down to 1.
     """
+    heads = course.heads(epoch)
     metrics = EpochMetrics.empty(heads)
     for index, batch in zip(range(updates), waiting(batches, "waiting for images")):
         factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
@@ -254,17 +329,17 @@ def run_epoch(
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
         for head in heads:
             head.trainer.set_learning_rate(factor * head.learning_rate)
-        losses, logits = step(batch, trunk, heads, devices, schedule, scales)
+        stepped = step(batch, trunk, heads, devices, schedule, scales)
         where = f"in epoch {epoch + 1}, update {index + 1} (images {', '.join(batch.ids)}); lower the learning rate"
         where += "" if scales is None else ", or set amp: false"
-        bad = [head.name for head, loss in zip(heads, losses) if not np.isfinite(loss).all()]
+        bad = [head.name for head, loss in zip(heads, stepped.losses) if not np.isfinite(loss).all()]
         if bad:
             raise ConfsegError(f"the loss of {', '.join(bad)} is not finite {where}")
         bad = [head.name for head, scale in zip(heads, scales or ()) if scale.value < 1]
         if bad:
             raise ConfsegError(f"the gradients of {', '.join(bad)} overflow at every loss scale {where}")
         with phase("metrics"):
-            metrics.add(heads, batch, losses, logits)
+            course.after_update(epoch, metrics.add(heads, batch, stepped))
         if index % 10 == 9 or index == updates - 1:
             bar.set_postfix(metrics.summary(), refresh=False)
         bar.update()
@@ -282,13 +357,16 @@ def fit(
     title: str,
     first_epoch: int = 0,
     amp: bool = False,
+    course: Optional[Course] = None,
     on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
 ) -> None:
     """Train for schedule.epochs, continuing from `checkpoint_path` where it exists; a checkpoint after every epoch.
 
     `first_epoch` offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops.
-    `amp` scales the losses, for a trunk and heads in mixed precision.
+    `amp` scales the losses, for a trunk and heads in mixed precision. `course` says what becomes of the heads on the
+    way; by default, nothing.
     """
+    course = course or Course(heads)
     updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
     previous = checkpoint_path.with_name(f"previous-{checkpoint_path.name}")
     meta, damaged = checkpoint.load_newest((checkpoint_path, previous), _trainers(trunk, heads))
@@ -298,6 +376,8 @@ def fit(
     scales = loss_scales(trunk, heads) if amp else None
     for scale, saved in zip(scales or (), done.get("loss_scales", ())):
         scale.value, scale.steady = saved["value"], saved["steady"]
+    if meta:
+        course.restore(meta.get("course", {}))
     start, earlier, started = done["epoch"], done["seconds"], time.monotonic()
     if start:
         _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
@@ -308,7 +388,7 @@ def fit(
                 epoch,
                 loader.epoch(first_epoch + epoch),
                 trunk,
-                heads,
+                course,
                 devices=devices,
                 schedule=schedule,
                 updates=updates,
@@ -316,10 +396,12 @@ def fit(
                 scales=scales,
             )
             average_statistics(trunk.encoder, heads)
+            course.after_epoch(metrics)
             if checkpoint_path.exists():
                 checkpoint_path.replace(previous)
             seconds = earlier + time.monotonic() - started
             state = {"epoch": epoch + 1, "seconds": seconds, "loss_scales": [asdict(s) for s in scales or ()]}
+            state["course"] = course.state()
             with phase("checkpoints"):
                 checkpoint.save(checkpoint_path, _trainers(trunk, heads), state)
             on_epoch(epoch, metrics)

@@ -12,10 +12,11 @@ from .config import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset, find_root, open_dataset
 from .data.built_in import built_in_root
+from .data.held_out import open_training_split, open_validation_split
 from .errors import ConfsegError
 from .files import PathLike, read_json
 from .inference import Manner, Predictor
-from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, read_spaces
+from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, joint_stage, manifest_path, read_spaces
 
 
 def make_manner(
@@ -27,13 +28,13 @@ def make_manner(
 
 
 def cell_predictors(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> List[Predictor]:
-    """One predictor per device, with a view per cell."""
+    """One predictor per device, with a view per cell; these have an encoder in common."""
     spaces = read_spaces(run)
     matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
     frequency = matrix.counts.sum(axis=1) / matrix.counts.sum()
     return make_predictors(
         run,
-        needed_heads(tuple(cells), len(spaces["groups"])),
+        needed_heads(cells, len(spaces["groups"])),
         spaces,
         lambda: {cell.key: make_view(cell, spaces, run.num_classes, frequency) for cell in cells},
         manner,
@@ -42,7 +43,9 @@ def cell_predictors(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> L
 
 def network_digest(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> str:
     """What label maps depend on besides the image: the same for the same networks, used in the same way."""
-    stages = [read_json(manifest_path(run.folder, stage)) for stage in ("baseline", "confusion", "groups", "subnets")]
+    joint = sorted({joint_stage(cell.joint) for cell in cells if cell.joint is not None})
+    names = ("baseline", "confusion", "groups", "subnets", *joint)
+    stages = [read_json(manifest_path(run.folder, stage)) for stage in names]
     used = {
         "version": __version__,
         "files": [stage["outputs"] for stage in stages],
@@ -55,9 +58,12 @@ def network_digest(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> st
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
 
 
-def open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tuple[SegmentationDataset, str]:
+def open_split(
+    run: TrainedRun, data_root: Optional[PathLike], split: Optional[str] = None, *, training: bool = False
+) -> Tuple[SegmentationDataset, str]:
     """A labelled split of a run's data set, and where its root came from (see data.find_root).
 
+    Without `split`, the images that the run was validated on, or, with `training`, those that it was trained on.
     Raises ConfsegError where it cannot be found or opened, has no labels or other classes than the run.
     """
     settings = run.config
@@ -67,9 +73,12 @@ def open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tu
         if results.is_file() and read_json(results)["dataset"]["source"] != "built-in":
             raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
         root = built_in_root(settings)
-    dataset = open_dataset(settings.data.name, root, split)
+    if split is not None:
+        dataset = open_dataset(settings.data.name, root, split)
+    else:
+        dataset = (open_training_split if training else open_validation_split)(settings.data, root)
     if not dataset.has_labels:
-        raise ConfsegError(f"{dataset.name}: the split {split!r} has no labels; choose another one")
+        raise ConfsegError(f"{dataset.name}: the split {dataset.split!r} has no labels; choose another one")
     if dataset.labels.classes != run.labels.classes:
         raise ConfsegError(
             f"{root}: its classes are not those that {run.folder} was trained on; give another --data-root"

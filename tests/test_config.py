@@ -147,3 +147,99 @@ def test_the_batch_size_of_a_file_is_that_without_overrides(tmp_path):
     assert config.load(child, ["baseline.batch_size=4"]).baseline.batch_size == 4
     assert config.batch_size_of_file(child, "baseline") == 16
     assert config.batch_size_of_file(child, "subnets") == config.load(child).subnets.batch_size == 8
+
+
+JOINT = {
+    **MINIMAL,
+    "losses": {"ce": {"kind": "cross_entropy"}, "new": {"kind": "confusion"}},
+    "baseline": {"epochs": 20, "learning_rate": 0.5},
+    "joint": {
+        "subnets": {"subnet0": "new", "subnets": "ce"},
+        "heads": {"subnet0": "ce", "subnets": "ce", "spaces": "all", "schedule": {"epochs": 30}},
+        "one": {"subnet0": "ce"},
+    },
+}
+
+
+def joint_cells(*cells):
+    return {"cells": [*MINIMAL["cells"], *({"title": cell["key"].upper(), **cell} for cell in cells)]}
+
+
+def test_what_a_joint_training_and_its_cells_leave_open_is_filled_in():
+    cells = joint_cells(
+        {"key": "c", "joint": "subnets", "rule": "product"},
+        {"key": "d", "joint": "heads"},
+        {"key": "e", "joint": "heads", "subnets": None},
+        {"key": "f", "joint": "one"},
+    )
+    found = config.parse({**JOINT, **cells}, "here")
+    assert [(cell.subnet0, cell.subnets, cell.spaces) for cell in found.cells[2:]] == [
+        ("new", "ce", "groups"),
+        ("ce", "ce", "all"),
+        ("ce", None, "groups"),
+        ("ce", None, "groups"),
+    ]
+    assert config.used_joints(found) == ["subnets", "heads", "one"]
+    schedule = found.joint["heads"].schedule
+    assert (schedule.epochs, schedule.learning_rate) == (30, 0.5)  # the rest is the baseline's
+    assert config.parse(config.to_tree(found), "again") == found
+    names = [str(name) for name in needed_heads(found.cells, 2)]
+    assert {"joint-subnets.subnet0", "joint-subnets.subnet2", "joint-heads.subnet1", "joint-one.subnet0"} <= set(names)
+    assert len(names) == len(set(names)) == 9  # two frozen ones, two times three, and one
+
+
+def test_joint_trainings_are_those_that_cells_have_and_those_that_these_follow():
+    joint = {**JOINT["joint"], "heads": {"subnet0": "ce", "subnets": "ce", "spaces": "all", "pull_like": "subnets"}}
+    found = config.parse({**JOINT, "joint": joint, **joint_cells({"key": "c", "joint": "heads"})}, "here")
+    assert config.used_joints(found) == ["subnets", "heads"]
+
+
+def test_settings_without_the_new_sections_are_written_as_before():
+    tree = config.to_tree(config.parse(MINIMAL, "x"))
+    assert "joint" not in tree and "held_out" not in tree["data"]
+    assert all("joint" not in cell for cell in tree["cells"])
+    assert config.to_tree(config.parse({**MINIMAL, "data": {"name": "camvid", "held_out": 0.25}}, "x"))["data"][
+        "held_out"
+    ] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"joint": {"a": {"subnet0": "no"}}}, "joint.a: there is no loss 'no'; losses: has ce, new"),
+        ({"joint": {"a": {"subnet0": "ce", "subnet": "ce"}}}, "unknown key 'joint.a.subnet'; did you mean 'subnets'"),
+        ({"joint": {"a b": {"subnet0": "ce"}}}, "joint.a b: the name is part of file names"),
+        ({"joint": {"a": {"subnet0": "ce", "spaces": "all"}}}, "joint.a: spaces and pull_like are about the heads"),
+        (
+            {"joint": {"a": {"subnet0": "new", "plain_epochs": 20}}},
+            "joint.a.plain_epochs: 20 leaves .* of the 20 epochs",
+        ),
+        ({"joint": {"a": {"subnet0": "ce", "schedule": {"epochs": 0}}}}, "joint.a.schedule.epochs: 0 trains nothing"),
+        ({"joint": {"a": {"subnet0": "ce", "schedule": {"epoch": 1}}}}, "unknown key 'joint.a.schedule.epoch'"),
+        (
+            {"joint": {"a": {"subnet0": "ce", "subnets": "ce", "pull_like": "b"}}},
+            "joint.a.pull_like: 'b' is no joint training before it that has subnets; there is none",
+        ),
+        (
+            {"joint": {**JOINT["joint"], "like": {"subnet0": "ce", "subnets": "ce", "pull_like": "heads"}}},
+            "joint.like.pull_like: heads has 30 epochs, this 20",
+        ),
+        (
+            {"losses": {"ce": {"kind": "confusion", "counted_on": "val"}}, "joint": {"a": {"subnet0": "ce"}}},
+            "joint.a: the loss 'ce' has counted_on",
+        ),
+        (
+            joint_cells({"key": "c", "joint": "none"}),
+            "c uses the joint training 'none'; joint: has heads, one, subnets",
+        ),
+        (joint_cells({"key": "c", "joint": "subnets", "subnets": "new"}), "c has the heads of the joint training"),
+        (joint_cells({"key": "c", "joint": "subnets", "spaces": "all"}), "c has the heads of the joint training"),
+        ({"cells": [{"key": "a", "title": "A", "role": "baseline", "joint": "one"}]}, "a is the baseline, the head of"),
+        ({"data": {"name": "camvid", "held_out": 1}}, "data.held_out: .*less than 1"),
+    ],
+)
+def test_joint_trainings_that_do_not_fit_are_refused(tmp_path, change, message):
+    path = write(tmp_path / "wrong.yaml", {**JOINT, **change})
+    with pytest.raises(ConfsegError, match=message) as error:
+        config.load(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)

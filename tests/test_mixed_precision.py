@@ -115,8 +115,8 @@ def test_a_heads_gradients_are_near_those_of_float32(loss):
     trunk = make_encoder()
     whole = make_head("all", loss, trunk.encoder, settings)
     half = half_head("all", loss, trunk, settings)
-    expected_loss, _ = training.step(batch, trunk, [whole], CPU, settings)
-    found_loss, _ = training.step(batch, trunk, [half], CPU, settings, [LossScale()])
+    expected_loss, *_ = training.step(batch, trunk, [whole], CPU, settings)
+    found_loss, *_ = training.step(batch, trunk, [half], CPU, settings, [LossScale()])
     np.testing.assert_allclose(found_loss, expected_loss, rtol=5e-3)
     for bound, found, expected in zip((0.08, 0.08, 0.01, 0.01), gradients(half), gradients(whole)):
         found = found / LossScale().value

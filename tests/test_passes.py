@@ -44,7 +44,7 @@ def train(devices, images_per_pass, trained, updates=3):
             trainer.set_learning_rate(0.05)
         records.append(training.step(batch, trunk, heads, devices, settings))
     parameters = values(trunk.encoder) + [value for head in heads for value in values(head.block.subnet)]
-    return [losses for losses, _ in records], [x for _, logits in records for x in logits], parameters
+    return [losses for losses, _, _ in records], [x for _, logits, _ in records for x in logits], parameters
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -49,12 +49,12 @@ class Images:
             self._paths = [source.path for source in find_images([settings.images])]
             self._source = "images of a folder"
         else:
-            train, _ = open_split(run, settings.data_root, run.config.data.train_split)
+            train, _ = open_split(run, settings.data_root, training=True)
             self._paths = [train.image_path(index) for index in range(len(train))]
             self._source = f"{train.name} {train.split}"
         spaced = np.linspace(0, len(self._paths) - 1, min(len(self._paths), CALIBRATION_IMAGES))
         self._paths = [self._paths[int(index)] for index in spaced]
-        self.labelled, _ = open_split(run, settings.data_root, run.config.data.val_split)
+        self.labelled, _ = open_split(run, settings.data_root)
 
     def calibration(self) -> Iterator[np.ndarray]:
         """What the graph takes, image by image, float32 (1, 3, H, W)."""

@@ -171,13 +171,16 @@ class LogitAdjustedCrossEntropy(PixelLoss):
     """
 
     def __init__(self, shift: Sequence[float], *, ignore_label: int = IGNORE_LABEL):
-        shift = np.array(shift, dtype="float32")
-        if shift.ndim != 1 or not len(shift) or not np.isfinite(shift).all():
-            raise ConfsegError(f"logit adjustment: wants one finite number per class, got {shift}")
-        super().__init__(len(shift), ignore_label)
+        super().__init__(np.size(shift), ignore_label)
+        self._add_constants(shift)
         with self.name_scope():
-            self.shift = self.params.get_constant("shift", shift)
-            self.identity = self.params.get_constant("identity", np.eye(len(shift), dtype="float32")[:, :, None])
+            self.identity = self.params.get_constant("identity", np.eye(np.size(shift), dtype="float32")[:, :, None])
+
+    def _constants(self, weights):
+        shift = np.array(weights, dtype="float32")
+        if shift.shape != (self._classes,) or not len(shift) or not np.isfinite(shift).all():
+            raise ConfsegError(f"logit adjustment: wants one finite number per class, got {shift}")
+        return {"shift": shift}
 
     def _pixels(self, F, logits, label, lookup, ones_in, ones_out, shift, identity):
         # a convolution adds its bias in a sixth of the time of broadcast_add

@@ -20,7 +20,8 @@ _NEVER = 1e30  # subtracted from a logit that must not be the largest; finite, s
 class PixelLoss(mx.gluon.HybridBlock):
     """What the losses share: shapes, the ignore label, operations over the class axis, the mean over valid pixels.
 
-    A loss defines `_pixels`, the loss of each pixel, and may define `_pool`, which makes a sample's value of them.
+    A loss defines `_pixels`, the loss of each pixel, and may define `_pool`, which makes a sample's value of them. One
+    with weights defines `_constants`, which checks them and makes arrays of them that `_pixels` is given.
     """
 
     def __init__(self, num_classes: int, ignore_label: int):
@@ -29,6 +30,23 @@ class PixelLoss(mx.gluon.HybridBlock):
         with self.name_scope():
             self.ones_in = self.params.get_constant("ones_in", np.ones((1, num_classes, 1), "float32"))
             self.ones_out = self.params.get_constant("ones_out", np.ones((num_classes, 1, 1), "float32"))
+
+    def set_weights(self, weights) -> None:
+        """Other weights, of the same shape, from the next call on; a hybridized graph stays.
+
+        Raises ConfsegError for weights that the constructor would not take.
+        """
+        for name, value in self._constants(weights).items():
+            getattr(self, name).set_data(mx.nd.array(value))
+
+    def _constants(self, weights):
+        """Arrays by name, from the weights."""
+        raise ConfsegError(f"{type(self).__name__} has no weights to set")
+
+    def _add_constants(self, weights) -> None:
+        with self.name_scope():
+            for name, value in self._constants(weights).items():
+                setattr(self, name, self.params.get_constant(name, value))
 
     def hybrid_forward(self, F, logits, label, **constants):
         # (N, K, ...) -> (N, K, P), (N, ...) -> (N, P)
@@ -85,11 +103,13 @@ class PixelCrossEntropy(PixelLoss):
         self, num_classes: int, *, class_weights: Optional[Sequence[float]] = None, ignore_label: int = IGNORE_LABEL
     ):
         super().__init__(num_classes, ignore_label)
-        weights = np.ones(num_classes) if class_weights is None else np.asarray(class_weights)
-        if weights.shape != (num_classes,) or not (np.isfinite(weights).all() and (weights >= 0).all()):
-            raise ConfsegError(f"class weights: wants {num_classes} finite numbers of at least 0, got {weights}")
-        with self.name_scope():
-            self.class_weights = self.params.get_constant("class_weights", weights.astype("float32"))
+        self._add_constants(np.ones(num_classes) if class_weights is None else class_weights)
+
+    def _constants(self, weights):
+        weights = np.asarray(weights)
+        if weights.shape != (self._classes,) or not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ConfsegError(f"class weights: wants {self._classes} finite numbers of at least 0, got {weights}")
+        return {"class_weights": weights.astype("float32")}
 
     def _pixels(self, F, logits, label, lookup, ones_in, ones_out, class_weights):
         return F.take(class_weights, lookup) * self._cross_entropy(F, logits, lookup, ones_in, ones_out)
@@ -126,22 +146,23 @@ class ConfusionCrossEntropy(PixelLoss):
         ignore_label: int = IGNORE_LABEL,
         diagonal: str = "confusion",
     ):
-        weights = np.array(weights, dtype="float32")
-        if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or len(weights) < 2:
-            raise ConfsegError(f"loss weights: wants a square matrix of at least 2 classes, got shape {weights.shape}")
-        if not (np.isfinite(weights).all() and (weights >= 0).all()):
-            raise ConfsegError("loss weights: wants finite numbers of at least 0; row-normalise the counts first")
+        weights = _square(weights)
         if not (np.isfinite(lam) and lam >= 0):
             raise ConfsegError(f"loss lam: wants a finite number of at least 0, got {lam}")
         if diagonal not in ("confusion", "one"):
             raise ConfsegError(f"loss diagonal: {diagonal!r} is neither 'confusion' nor 'one'")
         super().__init__(len(weights), ignore_label)
-        right = np.diag(weights) if diagonal == "confusion" else np.ones(len(weights), "float32")
-        wrong = lam * weights * (1 - np.eye(len(weights), dtype="float32"))
-        with self.name_scope():
-            self.right = self.params.get_constant("right", right)
-            # wrong[j, i] = lam c_ij: the kernel of a convolution from one-hot truth to the weights of log(1 - q_j)
-            self.wrong = self.params.get_constant("wrong", wrong.T[:, :, None].copy())
+        self._lam, self._diagonal = lam, diagonal
+        self._add_constants(weights)
+
+    def _constants(self, weights):
+        weights = _square(weights)
+        if len(weights) != self._classes:
+            raise ConfsegError(f"loss weights: wants a matrix of {self._classes} classes, got {len(weights)}")
+        right = np.diag(weights) if self._diagonal == "confusion" else np.ones(len(weights), "float32")
+        wrong = self._lam * weights * (1 - np.eye(len(weights), dtype="float32"))
+        # wrong[j, i] = lam c_ij: the kernel of a convolution from one-hot truth to the weights of log(1 - q_j)
+        return {"right": right, "wrong": wrong.T[:, :, None].copy()}
 
     def _pixels(self, F, logits, label, lookup, ones_in, ones_out, right, wrong):
         # one_hot leaves a pixel with the ignore label all zero
@@ -163,3 +184,12 @@ class ConfusionCrossEntropy(PixelLoss):
 
         penalties = self._sum(F, penalty * log_not, ones_in) + self._sum(F, penalty * top, ones_in) * log_not_top
         return -F.take(right, lookup) * log_true - F.squeeze(penalties, axis=1)
+
+
+def _square(weights: Sequence[Sequence[float]]) -> np.ndarray:
+    weights = np.array(weights, dtype="float32")
+    if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or len(weights) < 2:
+        raise ConfsegError(f"loss weights: wants a square matrix of at least 2 classes, got shape {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ConfsegError("loss weights: wants finite numbers of at least 0; row-normalise the counts first")
+    return weights

@@ -1,0 +1,86 @@
+"""Training heads on a run's training images: crops in, a log and checkpoints out."""
+
+import logging
+from typing import List, Optional
+
+from .config import Schedule
+from .data.decoded import DecodedFiles
+from .data.loader import TrainLoader
+from .data.transforms import TrainTransform
+from .errors import ConfsegError
+from .mixed_precision import half_type
+from .passes import describe_batch, split_batch
+from .places import decoded_folder
+from .run import Run
+from .training import Course, EpochMetrics, Head, Trunk, fit, has_moving_statistics
+
+_log = logging.getLogger(__name__)
+
+
+def fit_heads(
+    run: Run,
+    trunk: Trunk,
+    heads: List[Head],
+    schedule: Schedule,
+    stage: str,
+    *,
+    first_epoch: int = 0,
+    course: Optional[Course] = None,
+) -> None:
+    """Train on the training split; one line per epoch and head goes to the log."""
+    augment, data = run.config.augment, run.config.data
+    scale = tuple(data.scale * factor for factor in augment.scale)
+    transform = TrainTransform(run.config.seed, scale, augment.crop, augment.flip, augment.mean, augment.std)
+    disk = data.disk_cache_megabytes << 20
+    loader = TrainLoader(
+        run.train,
+        transform,
+        schedule.batch_size,
+        seed=run.config.seed,
+        workers=data.workers,
+        cache_bytes=data.cache_megabytes << 20,
+        files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
+    )
+    if schedule.batch_size < len(run.devices):
+        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
+    if schedule.epochs:
+        _log_batch(run, trunk, heads, schedule, stage)
+
+    def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
+        summary = ", ".join(f"{name} {value}" for name, value in metrics.summary().items())
+        _log.info("%s epoch %d of %d: %s", stage, epoch + 1, schedule.epochs, summary)
+        for head in heads:
+            miou = 100 * metrics.matrices[head.name].mean_iou()
+            _log.debug(
+                "%s epoch %d of %d: %s loss %.4f, mIoU on the training crops %.2f %%",
+                *(stage, epoch + 1, schedule.epochs, head.name, metrics.loss(head.name), miou),
+            )
+
+    fit(
+        loader,
+        trunk,
+        heads,
+        devices=run.devices,
+        schedule=schedule,
+        checkpoint_path=run.folder / f"{stage}.checkpoint.npz",
+        title=stage,
+        first_epoch=first_epoch,
+        amp=run.config.amp,
+        course=course,
+        on_epoch=on_epoch,
+    )
+
+
+def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str) -> None:
+    """What an update consists of, and a warning where BatchNorm, which sees one pass at a time, notices the parts."""
+    division = (schedule.batch_size, run.devices, schedule.images_per_pass)
+    precision = f", mixed precision ({half_type(run.devices)})" if run.config.amp else ""
+    _log.info("%s: %s%s", stage, describe_batch(*division), precision)
+    trained = [head.block.subnet for head in heads] + ([] if trunk.trainer is None else [trunk.encoder])
+    passes = split_batch(*division)
+    if len(passes) > 1 and any(map(has_moving_statistics, trained)):
+        _log.warning(
+            "%s.images_per_pass: BatchNorm is not frozen, so its statistics are those of each of the %d passes; "
+            "the update is not that of the undivided batch",
+            *(stage, len(passes)),
+        )
