@@ -24,11 +24,11 @@ class Samples:
         self._ids = run.val.ids
         self._keys = [cell.key for cell in run.config.cells]
         count = min(SAMPLES, len(run.val))
-        self._chosen = set(np.linspace(0, len(run.val) - 1, count + 2).round().astype(int)[1:-1].tolist())
+        self.chosen = sorted(set(np.linspace(0, len(run.val) - 1, count + 2).round().astype(int)[1:-1].tolist()))
         self._arrays: Dict[str, np.ndarray] = {}
 
     def add(self, index: int, image: np.ndarray, label: np.ndarray, predictions: Dict[str, np.ndarray]) -> None:
-        if index not in self._chosen:
+        if index not in self.chosen:
             return
         step = -(-label.shape[0] // 512)
         number = len({key.split("/")[0] for key in self._arrays})

@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from . import groups
+from .batchnorm import has_moving_statistics
 from .building import (
     label_table,
     load_encoder,
@@ -62,7 +63,7 @@ from .run import (
     read_groups,
     read_spaces,
 )
-from .training import EpochMetrics, Head, Trunk, fit, has_moving_statistics
+from .training import EpochMetrics, Head, Trunk, fit
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Stage:
 
     `work` makes the outputs and returns their names. Where `files` is given, they are made one by one: it says what
     each of them depends on, and `work` is given the names of those to be made.
+    `shared`: all workers of a job take part; the others leave the stage to the first.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Stage:
     upstream: Tuple[str, ...] = ()
     data: Tuple[str, ...] = field(default=("train",))
     files: Optional[Callable[[Run, Origin], Dict[str, Origin]]] = None
+    shared: bool = True
 
 
 def train_baseline(run: Run) -> List[str]:
@@ -109,9 +112,12 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         workers=data.workers,
         cache_bytes=data.cache_megabytes << 20,
         files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
+        share=run.job.share,
     )
-    if schedule.batch_size < len(run.devices):
-        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
+    devices = len(run.devices) * run.job.count
+    if schedule.batch_size < devices:
+        of_all = f" of the {run.job.count} workers" if run.job.count > 1 else ""
+        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {devices} devices{of_all}")
     if schedule.epochs:
         _log_batch(run, trunk, heads, schedule, stage)
 
@@ -135,18 +141,28 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         title=stage,
         first_epoch=first_epoch,
         amp=run.config.amp,
+        job=run.job,
         on_epoch=on_epoch,
     )
 
 
 def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str) -> None:
     """What an update consists of, and a warning where BatchNorm, which sees one pass at a time, notices the parts."""
-    division = (schedule.batch_size, run.devices, schedule.images_per_pass)
+    share = len(run.job.share(range(schedule.batch_size)))
+    division = (share, run.devices, schedule.images_per_pass)
     precision = f", mixed precision ({half_type(run.devices)})" if run.config.amp else ""
-    _log.info("%s: %s%s", stage, describe_batch(*division), precision)
+    of_all = f", of the {schedule.batch_size} images of {run.job.count} workers" if run.job.count > 1 else ""
+    _log.info("%s: %s%s%s", stage, describe_batch(*division), of_all, precision)
     trained = [head.block.subnet for head in heads] + ([] if trunk.trainer is None else [trunk.encoder])
     passes = split_batch(*division)
-    if len(passes) > 1 and any(map(has_moving_statistics, trained)):
+    moving = any(map(has_moving_statistics, trained))
+    if run.job.count > 1 and moving:
+        _log.warning(
+            "%s: BatchNorm is not frozen, so its statistics are those of each worker's images, averaged after every "
+            "epoch; the update is not that of one process with the same batch (see encoder.frozen_batchnorm)",
+            stage,
+        )
+    if len(passes) > 1 and moving:
         _log.warning(
             "%s.images_per_pass: BatchNorm is not frozen, so its statistics are those of each of the %d passes; "
             "the update is not that of the undivided batch",
@@ -166,8 +182,10 @@ def count_confusion(run: Run, files: Sequence[str]) -> List[str]:
             continue
         if split is run.val:
             _log.warning("%s: counted on the validation images, which leak into what is made from it", file)
-        counted = evaluate(split, predictors, tables, workers=run.config.data.workers, title="confusion")[BASELINE]
-        counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
+        options = {"workers": run.config.data.workers, "title": "confusion", "job": run.job}
+        counted = evaluate(split, predictors, tables, **options)[BASELINE]
+        if run.job.first:
+            counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
     return list(files)
 
 
@@ -242,18 +260,18 @@ def evaluate_cells(run: Run) -> List[str]:
 
     samples = Samples(run)
     predictors = make_predictors(run, names, spaces, views)
-    counted = evaluate(
-        run.val, predictors, tables, workers=run.config.data.workers, title="evaluate", on_image=samples.add
-    )
-    samples.save(run.folder / SAMPLES_FILE)
-    write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
+    options = {"workers": run.config.data.workers, "title": "evaluate", "job": run.job, "kept": samples.chosen}
+    counted = evaluate(run.val, predictors, tables, on_image=samples.add, **options)
+    if run.job.first:
+        samples.save(run.folder / SAMPLES_FILE)
+        write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
     return [SAMPLES_FILE, COUNTS_FILE]
 
 
 STAGES = (
     Stage("baseline", train_baseline, baseline_settings),
     Stage("confusion", count_confusion, confusion_settings, ("baseline",), ("train", "val"), files_of_confusion),
-    Stage("groups", choose_groups, lambda c: dump(c, "groups"), ("confusion",)),
+    Stage("groups", choose_groups, lambda c: dump(c, "groups"), ("confusion",), shared=False),
     Stage("subnets", train_subnets, subnet_settings, ("baseline", "confusion", "groups"), files=files_of_subnets),
     Stage(
         "evaluate",
@@ -262,5 +280,5 @@ STAGES = (
         ("confusion", "groups", "subnets"),
         ("val",),
     ),
-    Stage("report", report, report_settings, ("evaluate",), ("val",)),
+    Stage("report", report, report_settings, ("evaluate",), ("val",), shared=False),
 )
