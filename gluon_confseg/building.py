@@ -353,7 +353,9 @@ def make_predictors(
 
 
 def save_parameters(run: Run, block: mx.gluon.Block, name: str) -> str:
-    settle()
-    with atomic_path(run.folder / name) as temporary:
-        block.save_parameters(str(temporary))
+    """Write a file of the run's folder (worker 0 does); returns its name."""
+    if run.job.first:
+        settle()
+        with atomic_path(run.folder / name) as temporary:
+            block.save_parameters(str(temporary))
     return name

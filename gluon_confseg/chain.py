@@ -3,13 +3,14 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from . import checkpoint, manifests
 from .errors import ConfsegError
 from .files import read_json, sha256, write_json
 from .manifests import Origin
 from .run import Run, manifest_path
+from .sharing import await_files
 from .stages import Stage, stages_of
 
 _log = logging.getLogger(__name__)
@@ -83,6 +84,18 @@ def run_stage(this: Run, stage: Stage) -> None:
     if stage.files is not None:
         _run_file_by_file(this, stage)
         return
+    made_from = _begin(this, stage) if this.job.first else None
+    if not this.job.tell(made_from is not None):
+        return
+    outputs, seconds = _timed(this, stage)
+    if this.job.first:
+        digests = {name: sha256(this.folder / name) for name in outputs}
+        _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": round(seconds, 2)})
+    await_files(this, outputs)
+
+
+def _begin(this: Run, stage: Stage) -> Optional[Origin]:
+    """Note, and return, what a stage is being made from; None where it is finished."""
     path = manifest_path(this.folder, stage.name)
     made_from = _made_from(this, stage)
     if path.exists():
@@ -90,7 +103,7 @@ def run_stage(this: Run, stage: Stage) -> None:
         changed = _reasons(this, manifest["made_from"], made_from, manifest["outputs"])
         if not changed:
             _log.info("%s: finished before (%.0f s), skipped", stage.name, manifest["seconds"])
-            return
+            return None
         _log.warning("%s: done again, because of %s", stage.name, "; ".join(changed))
         _remove_checkpoints(this.folder, stage)
     begun = manifests.begun_path(this.folder, stage.name)
@@ -99,36 +112,53 @@ def run_stage(this: Run, stage: Stage) -> None:
         _log.warning("%s: begun again, because of %s", stage.name, "; ".join(map(str, changed)))
         _remove_checkpoints(this.folder, stage)
     write_json(begun, {"made_from": made_from})
-    outputs, seconds = _timed(this, stage)
-    digests = {name: sha256(this.folder / name) for name in outputs}
-    _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": round(seconds, 2)})
+    return made_from
 
 
 def _run_file_by_file(this: Run, stage: Stage) -> None:
-    """Make the files that are missing or changed, and keep the others; what was begun is finished first."""
+    """Make the files that are missing or changed, and keep the others; worker 0 tells the others which."""
+    if not this.job.first:
+        for names in this.job.tell(None):
+            this.job.barrier()
+            _timed(this, stage, names)
+            await_files(this, names)
+        return
     made_from = _made_from(this, stage)
     wanted, records = stage.files(this, made_from), _records(this, stage)
-    lacking = _lacking(this, stage, wanted, records)
-    path = manifest_path(this.folder, stage.name)
-    if not lacking and path.exists() and read_json(path)["outputs"].keys() == wanted.keys():
-        _log.info("%s: finished before (%.0f s), skipped", stage.name, read_json(path)["seconds"])
+    passes = _planned(this, stage, wanted, records)
+    this.job.tell(passes or [])
+    if passes is None:
         return
-    kept = [name for name in wanted if name not in lacking]
-    if kept:
-        _log.info("%s: kept as they are: %s", stage.name, ", ".join(kept))
-        _log.info("%s: to be made: %s", stage.name, ", ".join(lacking) or "none")
-    for names in _passes(this, stage, wanted, lacking):
+    for names in passes:
         records = {name: record for name, record in records.items() if name not in names}
         write_json(manifests.records_path(this.folder, stage.name), records)
         write_json(manifests.begun_path(this.folder, stage.name), {"files": {name: wanted[name] for name in names}})
+        this.job.barrier()  # now the checkpoints that there are belong to these files
         _, seconds = _timed(this, stage, names)
         for name in names:
             records[name] = manifests.make_record(this.folder, name, wanted[name], seconds / len(names))
         write_json(manifests.records_path(this.folder, stage.name), records)
         _remove_checkpoints(this.folder, stage)
+        await_files(this, names)
     digests = {name: records[name]["sha256"] for name in wanted}
     seconds = round(sum(records[name]["seconds"] for name in wanted), 2)
     _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": seconds})
+
+
+def _planned(
+    this: Run, stage: Stage, wanted: Dict[str, Origin], records: Dict[str, manifests.Record]
+) -> Optional[List[List[str]]]:
+    """The files that are made together, what was begun first; None where the stage is finished."""
+    lacking = _lacking(this, stage, wanted, records)
+    path = manifest_path(this.folder, stage.name)
+    if not lacking and path.exists() and read_json(path)["outputs"].keys() == wanted.keys():
+        _log.info("%s: finished before (%.0f s), skipped", stage.name, read_json(path)["seconds"])
+        return None
+    kept = [name for name in wanted if name not in lacking]
+    if kept:
+        _log.info("%s: kept as they are: %s", stage.name, ", ".join(kept))
+        _log.info("%s: to be made: %s", stage.name, ", ".join(lacking) or "none")
+    return _passes(this, stage, wanted, lacking)
 
 
 def _lacking(this: Run, stage: Stage, wanted: Dict[str, Origin], records: Dict[str, manifests.Record]) -> List[str]:
@@ -157,7 +187,7 @@ def _timed(this: Run, stage: Stage, *names: List[str]) -> Tuple[List[str], float
     """Do the stage's work; returns its outputs and its seconds, those before an interruption included."""
     started = time.monotonic()
     earlier = checkpoint.read_meta(this.folder / f"{stage.name}.checkpoint.npz").get("seconds", 0.0)
-    outputs = stage.work(this, *names)
+    outputs = stage.work(this, *names) if this.job.first or stage.shared else []
     return outputs, earlier + time.monotonic() - started
 
 

@@ -32,6 +32,9 @@ FLIP_HELP = "Add the left-right flipped image. Default: as in the run's config."
 )
 def cli(plugins: Tuple[str, ...]) -> None:
     """Find out which classes a segmentation network confuses, and remove the confusion (Geng et al. 2018)."""
+    from .launching import end_with_the_job
+
+    end_with_the_job()  # before MXNet, whose import does not return in a job's servers and scheduler
     for path in plugins:
         from .nn.plugins import run_plugin
 
@@ -58,6 +61,9 @@ def cli(plugins: Tuple[str, ...]) -> None:
 )
 @click.option("--restart", is_flag=True, help="Redo the finished stages whose settings have changed, and what follows.")
 @click.option("--profile", is_flag=True, help="Say where the time of each stage went; also in profile.json.")
+@click.option(
+    "--kvstore", default="local", metavar="NAME", help="local, or under confseg launch: dist_sync, dist_device_sync."
+)
 def run(
     name: str,
     data_root: Optional[str],
@@ -68,6 +74,7 @@ def run(
     overrides: Tuple[str, ...],
     restart: bool,
     profile: bool,
+    kvstore: str,
 ) -> None:
     """Run the whole method: baseline, confusion matrix, groups, subnets, fused evaluation.
 
@@ -76,8 +83,29 @@ def run(
     path = config_path(name)
     settings = [*overrides, *device_setting(gpus, cpu), *([] if seed is None else [f"seed={seed}"])]
     from . import pipeline
+    from .workers import joined
 
-    pipeline.run(path, overrides=settings, data_root=data_root, output=output, restart=restart, profile=profile)
+    options = {"data_root": data_root, "output": output, "restart": restart, "profile": profile}
+    with joined(kvstore) as job:
+        pipeline.run(path, overrides=settings, job=job, **options)
+
+
+@cli.command(context_settings={"allow_interspersed_args": False})
+@click.option("-n", "--num-workers", "workers", required=True, type=click.IntRange(min=1), help="Number of workers.")
+@click.option("-s", "--num-servers", "servers", type=click.IntRange(min=1), help="Default: as many as workers.")
+@click.option("--launcher", default="local", metavar="NAME", help="local, ssh or mpi. Default: local.")
+@click.option("-H", "--hostfile", metavar="FILE", help="For ssh and mpi: a machine a line.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+def launch(
+    workers: int, servers: Optional[int], launcher: str, hostfile: Optional[str], command: Tuple[str, ...]
+) -> None:
+    """Start a command as several workers, with MXNet's launcher, and end all of them when one fails.
+
+    COMMAND is, for example, confseg run NAME --kvstore dist_sync. See docs/distributed.md.
+    """
+    from . import launching
+
+    launching.launch(command, workers=workers, servers=servers or workers, launcher=launcher, hostfile=hostfile)
 
 
 @cli.command()

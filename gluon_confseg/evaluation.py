@@ -17,6 +17,7 @@ from .errors import ConfsegError
 from .files import read_npz, write_npz
 from .inference import Predictor, label_all
 from .profiling import phase, waiting
+from .workers import ALONE, Job
 
 _log = logging.getLogger(__name__)
 
@@ -124,24 +125,31 @@ def evaluate(
     title: str,
     on_image: OnImage = lambda *_: None,
     state: Optional[State] = None,
+    job: Job = ALONE,
+    kept: Sequence[int] = (),
 ) -> Dict[str, ConfusionMatrix]:
     """Counts of each view of the predictors (one per device, of the same network) over a labelled data set.
 
     `output_of_label` maps, for each view, a uint8 label (255 = ignore) to the view's outputs. `on_image` is called with
     (index, image, label, predictions), in order. Memory does not grow with the number of images. With `state`, images
     whose ids it holds are neither read nor counted again, and an interruption, whatever it is, leaves it on disk.
+    The workers of a `job` share the images, without a state, and all return the counts of all: `on_image` sees the
+    worker's own ones, of which worker 0 has those whose indices are `kept`.
     """
     outputs = {key: int(table[table != 255].max()) + 1 for key, table in output_of_label.items()}
     counted = Counted({key: ConfusionMatrix(number) for key, number in outputs.items()})
+    state = state if job.count == 1 else None
     counted = state.load(counted) if state else counted
     before = set(counted.ids)
-    part = _Part(dataset, [index for index, id_ in enumerate(dataset.ids) if id_ not in before])
+    left = [index for index, id_ in enumerate(dataset.ids) if id_ not in before]
+    part = _Part(dataset, job.share(left, kept))
 
     def images() -> Iterator[Tuple[Tuple[int, np.ndarray], np.ndarray]]:
         for number, image, label in EvalLoader(part, workers):
             yield (part.indices[number], label), image
 
-    with progress.bar(len(dataset), title, "image", initial=len(dataset) - len(part)) as bar:
+    total = len(before) + len(part)
+    with progress.bar(total, title, "image", initial=len(before), shown=job.first) as bar:
         try:
             for (index, label), image, predictions in label_all(predictors, waiting(images(), "waiting for images")):
                 added = {key: ConfusionMatrix(number) for key, number in outputs.items()}
@@ -158,4 +166,4 @@ def evaluate(
             if state:
                 state.save(counted)
             raise
-    return counted.matrices
+    return {key: ConfusionMatrix.from_counts(job.total_counts(m.counts)) for key, m in counted.matrices.items()}

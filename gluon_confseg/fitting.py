@@ -3,6 +3,7 @@
 import logging
 from typing import List, Optional
 
+from .batchnorm import has_moving_statistics
 from .config import Schedule
 from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
@@ -12,7 +13,7 @@ from .mixed_precision import half_type
 from .passes import describe_batch, split_batch
 from .places import decoded_folder
 from .run import Run
-from .training import Course, EpochMetrics, Head, Trunk, fit, has_moving_statistics
+from .training import Course, EpochMetrics, Head, Trunk, fit
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +41,12 @@ def fit_heads(
         workers=data.workers,
         cache_bytes=data.cache_megabytes << 20,
         files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
+        share=run.job.share,
     )
-    if schedule.batch_size < len(run.devices):
-        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
+    devices = len(run.devices) * run.job.count
+    if schedule.batch_size < devices:
+        of_all = f" of the {run.job.count} workers" if run.job.count > 1 else ""
+        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {devices} devices{of_all}")
     if schedule.epochs:
         _log_batch(run, trunk, heads, schedule, stage)
 
@@ -67,18 +71,28 @@ def fit_heads(
         first_epoch=first_epoch,
         amp=run.config.amp,
         course=course,
+        job=run.job,
         on_epoch=on_epoch,
     )
 
 
 def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str) -> None:
     """What an update consists of, and a warning where BatchNorm, which sees one pass at a time, notices the parts."""
-    division = (schedule.batch_size, run.devices, schedule.images_per_pass)
+    share = len(run.job.share(range(schedule.batch_size)))
+    division = (share, run.devices, schedule.images_per_pass)
     precision = f", mixed precision ({half_type(run.devices)})" if run.config.amp else ""
-    _log.info("%s: %s%s", stage, describe_batch(*division), precision)
+    of_all = f", of the {schedule.batch_size} images of {run.job.count} workers" if run.job.count > 1 else ""
+    _log.info("%s: %s%s%s", stage, describe_batch(*division), of_all, precision)
     trained = [head.block.subnet for head in heads] + ([] if trunk.trainer is None else [trunk.encoder])
     passes = split_batch(*division)
-    if len(passes) > 1 and any(map(has_moving_statistics, trained)):
+    moving = any(map(has_moving_statistics, trained))
+    if run.job.count > 1 and moving:
+        _log.warning(
+            "%s: BatchNorm is not frozen, so its statistics are those of each worker's images, averaged after every "
+            "epoch; the update is not that of one process with the same batch (see encoder.frozen_batchnorm)",
+            stage,
+        )
+    if len(passes) > 1 and moving:
         _log.warning(
             "%s.images_per_pass: BatchNorm is not frozen, so its statistics are those of each of the %d passes; "
             "the update is not that of the undivided batch",

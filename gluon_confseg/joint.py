@@ -18,6 +18,7 @@ from .building import (
 )
 from .config import Joint, Loss
 from .confusion import ConfusionMatrix
+from .errors import ConfsegError
 from .files import read_json, write_json
 from .fitting import fit_heads
 from .groups import OutputSpaces
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 def train_joint(run: Run, name: str) -> List[str]:
     """The stage of the joint training `name`: its files are an encoder, its heads, and their pulls epoch by epoch."""
     joint, stage = run.config.joint[name], joint_stage(name)
+    if run.job.count > 1:
+        raise ConfsegError(f"joint.{name}: a joint training runs in one process; start it without --kvstore")
     schedule = joint.schedule or run.config.baseline
     spaces = {} if joint.subnets is None else read_spaces(run)
     encoder = new_encoder(run)

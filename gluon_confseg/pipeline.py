@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import logging
+import os
+import platform
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import __version__, config, results
+from . import __version__, config, launching, results
 from .backend import devices, versions
 from .chain import refuse_changed, run_stage
 from .data import check_disjoint, find_root
@@ -20,7 +22,9 @@ from .profiling import profiled
 from .profiling import table as profile_table
 from .progress import BarHandler
 from .run import CONFIG_FILE, LABELS_FILE, PROFILE_FILE, RESULTS_FILE, Run, write_labels
+from .sharing import ENVIRONMENT_FILE, job_record, require_same_work
 from .stages import named_groups, stages_of
+from .workers import ALONE, Job
 
 _log = logging.getLogger(__name__)
 
@@ -34,37 +38,41 @@ def run(
     restart: bool = False,
     profile: bool = False,
     overlay: Optional[Dict[str, Any]] = None,
+    job: Job = ALONE,
 ) -> Path:
     """Run the whole chain of a config; returns the run's folder. Raises ConfsegError for the user's mistakes.
 
     `overlay` : a tree of settings laid over the config's, as a study has it
     `profile` : measure where the time of the stages that are not finished goes (see profiling.py)
+    `job` : this process's place among the workers, who all read the folder and of whom the first writes it
     """
     config_path, settings, root, source = resolve(config_path, overrides, data_root, overlay)
     folder = Path(output) if output else Path("runs") / f"{settings.name}-seed{settings.seed}"
     contexts = devices(settings.devices)
     if settings.amp:
         half_type(contexts)  # refuses devices that cannot, before anything is written
-    with _locked(folder), _logged(folder):
+    with _locked(folder) if job.first else contextlib.nullcontext(), _logged(folder, job):
         _log.info("%s: results go to %s; devices: %s", settings.name, folder, ", ".join(map(str, contexts)))
         _warn_of_other_batches(settings, config_path)
         if root is None:
             _log.warning(built_in_notice(settings))
             root = built_in_root(settings)
         train, val = _open(settings, root)
-        this = Run(settings, folder, train.labels, contexts, train, val, source)
-        if not restart:
-            refuse_changed(this)  # before config.json is written: it must stay that of the networks beside it
-        write_json(folder / CONFIG_FILE, config.to_tree(settings))
-        write_labels(folder / LABELS_FILE, train.labels)
-        write_json(
-            folder / "environment.json",
-            {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))},
-        )
+        this = Run(settings, folder, train.labels, contexts, train, val, source, job)
+        if job.first:
+            if not restart:
+                refuse_changed(this)  # before config.json is written: it must stay that of the networks beside it
+            write_json(folder / CONFIG_FILE, config.to_tree(settings))
+            write_labels(folder / LABELS_FILE, train.labels)
+            environment = {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))}
+            write_json(folder / ENVIRONMENT_FILE, {**environment, **job_record(job)})
+        require_same_work(this)
         measured: Dict[str, Dict[str, float]] = {}
         for stage in stages_of(settings):
             with profiled(measured.setdefault(stage.name, {})) if profile else contextlib.nullcontext():
                 run_stage(this, stage)
+        if not job.first:
+            return folder
         if profile:
             write_json(folder / PROFILE_FILE, measured)
             print(f"{profile_table(measured).plain()}\n")
@@ -135,22 +143,39 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged(folder: Path) -> Iterator[None]:
-    """Messages go to the screen, and with the per-epoch details to run.log."""
+def _logged(folder: Path, job: Job) -> Iterator[None]:
+    """Messages go to the screen, and with the per-epoch details to run.log; those of another worker to its own log."""
+    path = folder / ("run.log" if job.first else f"worker{job.rank}.log")
+    launching.announce(f"worker {job.rank}", path)
     logger = logging.getLogger(__package__)
-    screen, file = BarHandler(), logging.FileHandler(folder / "run.log")
+    file = _log_file(path)
     file.handleError = lambda record: None  # a full disk is reported by what needs it, not by every line of the log
-    screen.setLevel(logging.INFO)
-    screen.setFormatter(logging.Formatter("%(message)s"))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers = [file]
+    if job.first:
+        handlers.append(BarHandler(logging.INFO))
     level = logger.level
     logger.setLevel(logging.DEBUG)
-    logger.addHandler(screen)
-    logger.addHandler(file)
+    for handler in handlers:
+        logger.addHandler(handler)
     try:
+        if job.count > 1:
+            _log.info("worker %d of %d: process %d on %s", job.rank, job.count, os.getpid(), platform.node())
         yield
+    except Exception as error:
+        if not job.first:  # what the first says is seen on the screen
+            _log.error("%s", error, exc_info=not isinstance(error, ConfsegError))
+        raise
     finally:
         logger.setLevel(level)
-        for handler in (screen, file):
+        for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+def _log_file(path: Path) -> logging.Handler:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return logging.FileHandler(path)
+    except OSError as error:
+        raise ConfsegError(f"cannot write to {path}: {error.strerror}; choose another --output") from error

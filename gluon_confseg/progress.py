@@ -11,10 +11,11 @@ REDRAW_SECONDS = 0.2
 REDRAW_SECONDS_IN_A_FILE = 30.0  # where the bar does not overwrite itself, each redraw is a line
 
 
-def bar(total: int, title: str, unit: str, *, initial: int = 0) -> tqdm:
+def bar(total: int, title: str, unit: str, *, initial: int = 0, shown: bool = True) -> tqdm:
     """A bar with speed and time left, on standard error."""
     interval = REDRAW_SECONDS if sys.stderr.isatty() else REDRAW_SECONDS_IN_A_FILE
-    return tqdm(total=total, initial=initial, desc=title, unit=unit, dynamic_ncols=True, mininterval=interval)
+    options = {"dynamic_ncols": True, "mininterval": interval, "disable": not shown}
+    return tqdm(total=total, initial=initial, desc=title, unit=unit, **options)
 
 
 class BarHandler(logging.Handler):

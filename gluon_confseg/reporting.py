@@ -28,6 +28,11 @@ class Samples:
         self._numbers = {index: number for number, index in enumerate(dict.fromkeys(chosen))}
         self._arrays: Dict[str, np.ndarray] = {}
 
+    @property
+    def chosen(self) -> List[int]:
+        """Indices of the images."""
+        return list(self._numbers)
+
     def add(self, index: int, image: np.ndarray, label: np.ndarray, predictions: Dict[str, np.ndarray]) -> None:
         """Take an image's label maps, of all cells or, as when each encoder has a pass, of some."""
         if index not in self._numbers:

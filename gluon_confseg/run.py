@@ -13,6 +13,7 @@ from .data import SegmentationDataset
 from .errors import ConfsegError
 from .files import PathLike, read_json, write_json
 from .labels import LabelSet
+from .workers import ALONE, Job
 
 CONFIG_FILE = "config.json"
 LABELS_FILE = "labels.json"
@@ -42,11 +43,12 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Run(TrainedRun):
-    """What every stage is given: the above, and the images."""
+    """What every stage is given: the above, the images, and this process's place among the workers."""
 
     train: SegmentationDataset
     val: SegmentationDataset
     data_source: str
+    job: Job = ALONE
 
 
 def joint_stage(joint: str) -> str:

@@ -71,6 +71,7 @@ class Stage:
 
     `work` makes the outputs and returns their names. Where `files` is given, they are made one by one: it says what
     each of them depends on, and `work` is given the names of those to be made.
+    `shared`: all workers of a job take part; the others leave the stage to the first.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Stage:
     upstream: Tuple[str, ...] = ()
     data: Tuple[str, ...] = field(default=("train",))
     files: Optional[Callable[[Run, Origin], Dict[str, Origin]]] = None
+    shared: bool = True
 
 
 def train_baseline(run: Run) -> List[str]:
@@ -105,8 +107,10 @@ def count_confusion(run: Run, files: Sequence[str]) -> List[str]:
             continue
         if split is run.val:
             _log.warning("%s: counted on the validation images, which leak into what is made from it", file)
-        counted = evaluate(split, predictors, tables, workers=run.config.data.workers, title="confusion")[BASELINE]
-        counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
+        options = {"workers": run.config.data.workers, "title": "confusion", "job": run.job}
+        counted = evaluate(split, predictors, tables, **options)[BASELINE]
+        if run.job.first:
+            counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
     return list(files)
 
 
@@ -169,8 +173,9 @@ def evaluate_cells(run: Run) -> List[str]:
     samples, counted = Samples(run), {}
     for cells in by_encoder(run.config.cells):
         counted.update(_evaluate(run, cells, samples))
-    samples.save(run.folder / SAMPLES_FILE)
-    write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
+    if run.job.first:
+        samples.save(run.folder / SAMPLES_FILE)
+        write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
     return [SAMPLES_FILE, COUNTS_FILE]
 
 
@@ -191,7 +196,8 @@ def _evaluate(run: Run, cells: List[Cell], samples: Samples) -> Dict[str, Confus
 
     title = "evaluate" if cells[0].joint is None else f"evaluate {cells[0].joint}"
     predictors = make_predictors(run, names, spaces, views)
-    return evaluate(run.val, predictors, tables, workers=run.config.data.workers, title=title, on_image=samples.add)
+    options = {"workers": run.config.data.workers, "title": title, "job": run.job, "kept": samples.chosen}
+    return evaluate(run.val, predictors, tables, on_image=samples.add, **options)
 
 
 def _joint_stage(config: Config, name: str) -> Stage:
@@ -210,7 +216,7 @@ def _joint_stage(config: Config, name: str) -> Stage:
 _TRAINING = (
     Stage("baseline", train_baseline, baseline_settings),
     Stage("confusion", count_confusion, confusion_settings, ("baseline",), ("train", "val"), files_of_confusion),
-    Stage("groups", choose_groups, lambda c: dump(c, "groups"), ("confusion",)),
+    Stage("groups", choose_groups, lambda c: dump(c, "groups"), ("confusion",), shared=False),
     Stage("subnets", train_subnets, subnet_settings, ("baseline", "confusion", "groups"), files=files_of_subnets),
 )
 
@@ -220,4 +226,5 @@ def stages_of(config: Config) -> Tuple[Stage, ...]:
     joint = tuple(_joint_stage(config, name) for name in used_joints(config))
     upstream = ("confusion", "groups", "subnets", *(stage.name for stage in joint))
     evaluation = Stage("evaluate", evaluate_cells, lambda c: dump(c, "cells", "evaluation"), upstream, ("val",))
-    return (*_TRAINING, *joint, evaluation, Stage("report", report, report_settings, ("evaluate",), ("val",)))
+    reporting = Stage("report", report, report_settings, ("evaluate",), ("val",), shared=False)
+    return (*_TRAINING, *joint, evaluation, reporting)

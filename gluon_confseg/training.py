@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from . import checkpoint, progress
 from .backend import mx
+from .batchnorm import average_statistics
 from .config import Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
@@ -21,6 +22,7 @@ from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
 from .profiling import phase, waiting
+from .workers import ALONE, Job
 
 autograd, nd = mx.autograd, mx.nd
 
@@ -120,8 +122,11 @@ def step(
     devices: Sequence[mx.Context],
     schedule: Schedule,
     scales: Optional[Sequence[LossScale]] = None,
+    job: Job = ALONE,
 ) -> Stepped:
     """One update of every head (and of the trunk, unless it is frozen) on one batch, split over devices and passes.
+
+    `batch` is this worker's part of the `schedule.batch_size` images of the update.
 
     The encoder runs once, outside autograd where it is frozen; each head then takes its step on the same features, as
     it would alone. `scales` (mixed precision) are those of `loss_scales`; an update whose gradients overflow is left
@@ -140,7 +145,7 @@ def step(
     sums.store()
     parts = [outputs[start] for start in sorted(outputs)]
     norms = _norms(parts, heads, scales)
-    _update(trunk, heads, scales, len(batch.ids))
+    _update(trunk, heads, scales, schedule.batch_size, job)
     values = [np.concatenate([part.losses[h].asnumpy() for part in parts]) for h in range(len(heads))]
     scores = [np.concatenate([part.logits[h].asnumpy() for part in parts]) for h in range(len(heads))]
     return Stepped(np.stack(values), scores, norms)
@@ -204,13 +209,17 @@ def loss_scales(trunk: Trunk, heads: Sequence[Head]) -> List[LossScale]:
     return [LossScale() for _ in heads]
 
 
-def _update(trunk: Trunk, heads: Sequence[Head], scales: Optional[Sequence[LossScale]], batch_size: int) -> None:
+def _update(
+    trunk: Trunk, heads: Sequence[Head], scales: Optional[Sequence[LossScale]], batch_size: int, job: Job
+) -> None:
+    trainers = _trainers(trunk, heads)
+    job.sum_gradients(trainers)  # all devices now hold the same ones
     if scales is None:
-        for trainer in _trainers(trunk, heads):
-            trainer.step(batch_size)
+        for trainer in trainers:
+            trainer.update(batch_size)
         return
     if trunk.trainer is not None:
-        _scaled_update(_trainers(trunk, heads), scales[0], batch_size)
+        _scaled_update(trainers, scales[0], batch_size)
         return
     for head, scale in zip(heads, scales):  # one that overflows does not hold up the others
         _scaled_update([head.trainer], scale, batch_size)
@@ -218,8 +227,6 @@ def _update(trunk: Trunk, heads: Sequence[Head], scales: Optional[Sequence[LossS
 
 def _scaled_update(trainers: List[mx.gluon.Trainer], scale: LossScale, batch_size: int) -> None:
     """Update with gradients that are `scale.value` times too large, or not at all where one of them overflowed."""
-    for trainer in trainers:
-        trainer.allreduce_grads()  # all devices now hold the same ones
     finite = all_finite([parameter.list_grad()[0] for parameter in _trained(trainers)])
     if finite:
         for trainer in trainers:
@@ -266,6 +273,15 @@ class EpochMetrics:
             counted[head.name].update(label, scores[:, :, :height, :width].argmax(axis=1))
             self.matrices[head.name] += counted[head.name]
         return counted
+
+    def of_all(self, job: Job) -> "EpochMetrics":
+        """The same over the images of all workers."""
+        if job.count == 1:
+            return self
+        losses = job.total(np.array(list(self.losses.values()), np.float32))
+        samples = job.total_counts(np.array(self.samples))
+        found = {name: ConfusionMatrix.from_counts(job.total_counts(m.counts)) for name, m in self.matrices.items()}
+        return EpochMetrics(dict(zip(self.losses, map(float, losses))), found, dict(self.norms), int(samples))
 
     def loss(self, name: str) -> float:
         return self.losses[name] / max(self.samples, 1)
@@ -316,10 +332,12 @@ def run_epoch(
     updates: int,
     bar: tqdm,
     scales: Optional[Sequence[LossScale]] = None,
+    job: Job = ALONE,
 ) -> EpochMetrics:
-    """`updates` steps of epoch `epoch`; ConfsegError where a loss is not finite, naming epoch, update and images.
+    """`updates` steps of epoch `epoch`, measured over all workers.
 
-    So too where mixed precision's gradients overflow at every loss scale down to 1.
+    ConfsegError where a loss is not finite, naming epoch, update and images; so too where mixed precision's gradients
+    overflow at every loss scale down to 1.
     """
     heads = course.heads(epoch)
     metrics = EpochMetrics.empty(heads)
@@ -329,7 +347,7 @@ def run_epoch(
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
         for head in heads:
             head.trainer.set_learning_rate(factor * head.learning_rate)
-        stepped = step(batch, trunk, heads, devices, schedule, scales)
+        stepped = step(batch, trunk, heads, devices, schedule, scales, job)
         where = f"in epoch {epoch + 1}, update {index + 1} (images {', '.join(batch.ids)}); lower the learning rate"
         where += "" if scales is None else ", or set amp: false"
         bad = [head.name for head, loss in zip(heads, stepped.losses) if not np.isfinite(loss).all()]
@@ -343,7 +361,7 @@ def run_epoch(
         if index % 10 == 9 or index == updates - 1:
             bar.set_postfix(metrics.summary(), refresh=False)
         bar.update()
-    return metrics
+    return metrics.of_all(job)
 
 
 def fit(
@@ -358,21 +376,26 @@ def fit(
     first_epoch: int = 0,
     amp: bool = False,
     course: Optional[Course] = None,
+    job: Job = ALONE,
     on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
 ) -> None:
     """Train for schedule.epochs, continuing from `checkpoint_path` where it exists; a checkpoint after every epoch.
 
     `first_epoch` offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops.
     `amp` scales the losses, for a trunk and heads in mixed precision. `course` says what becomes of the heads on the
-    way; by default, nothing.
+    way; by default, nothing. Of the workers of a `job` all read the checkpoint and the first writes it; the loader
+    gives each its part of a batch.
     """
     course = course or Course(heads)
     updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
     previous = checkpoint_path.with_name(f"previous-{checkpoint_path.name}")
-    meta, damaged = checkpoint.load_newest((checkpoint_path, previous), _trainers(trunk, heads))
+    trainers = _trainers(trunk, heads)
+    meta, damaged = checkpoint.load_newest((checkpoint_path, previous), trainers)
     for line in damaged:
         _log.warning("%s; falling back to the checkpoint before it", line)
     done = meta or {"epoch": 0, "seconds": 0.0}
+    job.require_same(f"the {title} checkpoint", done, "all workers must see the same folder: start it again")
+    job.same_start(trainers)
     scales = loss_scales(trunk, heads) if amp else None
     for scale, saved in zip(scales or (), done.get("loss_scales", ())):
         scale.value, scale.steady = saved["value"], saved["steady"]
@@ -382,7 +405,7 @@ def fit(
     if start:
         _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
     total = schedule.epochs * updates
-    with progress.bar(total, title, "update", initial=start * updates) as bar:
+    with progress.bar(total, title, "update", initial=start * updates, shown=job.first) as bar:
         for epoch in range(start, schedule.epochs):
             metrics = run_epoch(
                 epoch,
@@ -394,30 +417,17 @@ def fit(
                 updates=updates,
                 bar=bar,
                 scales=scales,
+                job=job,
             )
-            average_statistics(trunk.encoder, heads)
+            average_statistics([*([trunk.encoder] if trunk.trainer else []), *(head.block for head in heads)], job)
+            job.require_same_parameters(trainers)
             course.after_epoch(metrics)
-            if checkpoint_path.exists():
-                checkpoint_path.replace(previous)
             seconds = earlier + time.monotonic() - started
             state = {"epoch": epoch + 1, "seconds": seconds, "loss_scales": [asdict(s) for s in scales or ()]}
             state["course"] = course.state()
-            with phase("checkpoints"):
-                checkpoint.save(checkpoint_path, _trainers(trunk, heads), state)
+            if job.first:
+                if checkpoint_path.exists():
+                    checkpoint_path.replace(previous)
+                with phase("checkpoints"):
+                    checkpoint.save(checkpoint_path, trainers, state)
             on_epoch(epoch, metrics)
-
-
-def average_statistics(encoder: mx.gluon.Block, heads: Sequence[Head]) -> None:
-    """Make BatchNorm's running statistics, which each device keeps for itself, their mean on all devices."""
-    for block in (encoder, *(head.block for head in heads)):
-        for parameter in block.collect_params(".*running_(mean|var)").values():
-            values = parameter.list_data()
-            if len(values) > 1:
-                parameter.set_data(nd.array(np.mean([v.asnumpy() for v in values], axis=0), dtype=parameter.dtype))
-
-
-def has_moving_statistics(block: mx.gluon.Block) -> bool:
-    """Whether a BatchNorm in it takes its statistics from the images of a pass."""
-    if isinstance(block, mx.gluon.nn.BatchNorm):
-        return not block._kwargs["use_global_stats"]
-    return any(map(has_moving_statistics, block._children.values()))

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from gluon_confseg.data.base import Sample, SegmentationDataset
@@ -13,6 +15,7 @@ from gluon_confseg.data.loader import EvalLoader, TrainLoader
 from gluon_confseg.data.transforms import TrainTransform
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.labels import VOC
+from gluon_confseg.workers import Job
 
 COUNT = 11
 
@@ -29,9 +32,10 @@ def dataset(tmp_path):
     return SegmentationDataset(VOC, "train", samples)
 
 
-def loader(dataset, *, workers=2, batch_size=3, seed=0, cache_bytes=0, transform=None):
+def loader(dataset, *, workers=2, batch_size=3, seed=0, cache_bytes=0, transform=None, share=list):
     transform = transform or TrainTransform(seed, (0.5, 1.5), (6, 6))
-    return TrainLoader(dataset, transform, batch_size, seed=seed, workers=workers, cache_bytes=cache_bytes)
+    options = {"seed": seed, "workers": workers, "cache_bytes": cache_bytes, "share": share}
+    return TrainLoader(dataset, transform, batch_size, **options)
 
 
 class Whole:
@@ -85,6 +89,24 @@ def test_workers_and_cache_change_nothing(dataset, workers, cache_bytes):
     reference, other = loader(dataset, workers=1), loader(dataset, workers=workers, cache_bytes=cache_bytes)
     for epoch in range(3):
         assert same(list(reference.epoch(epoch)), list(other.epoch(epoch)))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_workers_of_a_job_share_every_batch_without_loss_or_repetition(dataset, data):
+    batch_size, seed, epoch = (data.draw(st.integers(*limits)) for limits in ((1, COUNT), (0, 3), (0, 3)))
+    count = data.draw(st.integers(1, batch_size))
+    whole = list(loader(dataset, batch_size=batch_size, seed=seed).epoch(epoch))
+    shared = []
+    for rank in range(count):
+        job = Job()
+        job.rank, job.count = rank, count
+        shared.append(list(loader(dataset, batch_size=batch_size, seed=seed, share=job.share).epoch(epoch)))
+    assert [len(batches) for batches in shared] == [len(whole)] * count
+    for batch, parts in zip(whole, zip(*shared)):
+        assert [id_ for part in parts for id_ in part.ids] == batch.ids
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), batch.images)
+        np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), batch.labels)
 
 
 def test_the_transform_is_told_epoch_and_index(dataset):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_training import Batches, assert_identical, make_encoder, make_head, schedule, values
 
-from gluon_confseg import training
+from gluon_confseg import batchnorm, training
 from gluon_confseg.backend import mx
 from gluon_confseg.passes import describe_batch, split_batch
 
@@ -78,5 +78,5 @@ def test_a_single_pass_is_not_the_batch():
 
 
 def test_statistics_move_where_batchnorm_is_not_frozen():
-    assert training.has_moving_statistics(make_encoder(frozen=False).encoder)
-    assert not training.has_moving_statistics(make_encoder(frozen=True).encoder)
+    assert batchnorm.has_moving_statistics(make_encoder(frozen=False).encoder)
+    assert not batchnorm.has_moving_statistics(make_encoder(frozen=True).encoder)

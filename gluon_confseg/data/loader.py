@@ -33,6 +33,7 @@ class TrainLoader:
 
     Order and content follow from (seed, epoch) and the transform alone, whatever the number of workers. The incomplete
     last batch is dropped. Decoded images stay in memory until `cache_bytes` are used, and in `files`, where given.
+    `share` picks, of the indices of a batch, those that are read here: by default all.
 
     Raises ConfsegError for a split without labels and for one smaller than a batch.
     """
@@ -47,6 +48,7 @@ class TrainLoader:
         workers: int,
         cache_bytes: int,
         files: Optional[DecodedFiles] = None,
+        share: Callable[[List[int]], List[int]] = list,
     ):
         if not dataset.has_labels:
             raise ConfsegError(
@@ -62,6 +64,7 @@ class TrainLoader:
         self._batch_size = batch_size
         self._seed = seed
         self._workers = workers
+        self._share = share
         self._decoded = Decoded(dataset, cache_bytes, files)
 
     def __len__(self) -> int:
@@ -71,15 +74,17 @@ class TrainLoader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch. A ConfsegError of a worker surfaces here; leaving early ends the threads."""
         order = np.random.default_rng((_STREAM, self._seed, epoch)).permutation(len(self._dataset)).tolist()
-        order = order[: len(self) * self._batch_size]
+        starts = range(0, len(self) * self._batch_size, self._batch_size)
+        batches = [self._share(order[start : start + self._batch_size]) for start in starts]
 
         def read(index: int) -> Tuple[np.ndarray, np.ndarray]:
             window = self._transform.window(self._decoded.size(index), epoch=epoch, sample=index)
             return self._transform.cut(*self._decoded.pair(index, window.last_row), window)
 
-        with contextlib.closing(_in_order(read, order, self._workers, 2 * self._batch_size)) as samples:
-            for start in range(0, len(order), self._batch_size):
-                ids = [self._dataset.ids[index] for index in order[start : start + self._batch_size]]
+        indices, ahead = itertools.chain.from_iterable(batches), 2 * len(batches[0])
+        with contextlib.closing(_in_order(read, indices, self._workers, ahead)) as samples:
+            for batch in batches:
+                ids = [self._dataset.ids[index] for index in batch]
                 images, labels = zip(*itertools.islice(samples, len(ids)))
                 yield Batch(np.stack(images), np.stack(labels), ids)
 
