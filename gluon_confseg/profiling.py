@@ -1,9 +1,11 @@
-"""Where a stage's time goes: MXNet's operators by kind, and the phases of Python that they wait for."""
+"""Where a stage's time goes: MXNet's operators by kind, and phases of the work by the clock."""
 
 import contextlib
 import json
+import os
+import threading
 import time
-from typing import Dict, Iterable, Iterator, List, TypeVar
+from typing import Dict, Iterable, Iterator, List, Optional, TypeVar
 
 from .backend import mx
 from .table import Table
@@ -16,32 +18,45 @@ KINDS = {  # by the beginning of the operator's name, without _backward_
     "updates": ("sgd_", "multi_sgd", "preloaded_multi_sgd"),
 }
 OTHER = "other operators (loss, resizing, sums)"
-_HOST = "host"  # MXNet's name of the group that the phases are in
-_tasks: Dict[str, mx.profiler.Task] = {}  # phases seen so far; none is added while no stage is profiled
-_running = False
+
+
+class _Clock:
+    """Seconds of each phase; those of several threads add up."""
+
+    def __init__(self):
+        self.seconds: Dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+_clock: Optional[_Clock] = None  # of the stage that is being profiled
 
 
 @contextlib.contextmanager
 def profiled(found: Dict[str, float]) -> Iterator[None]:
     """Fill `found` with seconds: "wall", the operators' by kind, the phases' by name. One at a time in a process.
 
-    Operators run beside Python and, with several devices, beside each other: the sum may exceed the wall clock.
+    Operators run beside Python and, with several devices, beside each other: their sum may exceed the wall clock.
     """
-    global _running
-    # the file is never written: what counts is the aggregate, taken by dumps
-    mx.profiler.set_config(profile_symbolic=True, profile_imperative=True, profile_api=False, aggregate_stats=True)
+    global _clock
+    # what counts is the aggregate, taken by dumps; MXNet writes the single events at exit, whatever is asked for
+    options = {"profile_symbolic": True, "profile_imperative": True, "profile_api": False, "aggregate_stats": True}
+    mx.profiler.set_config(filename=os.devnull, **options)
     mx.profiler.set_state("run")
-    _running, started = True, time.perf_counter()
+    _clock, started = _Clock(), time.perf_counter()
     try:
         yield
     finally:
         mx.nd.waitall()
         found["wall"] = time.perf_counter() - started
         mx.profiler.set_state("stop")
-        _running = False
+        clock, _clock = _clock, None
         measured = json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"]
         found.update(_by_kind(measured.get("operator", {})))
-        found.update({name: values["Total"] / 1000 for name, values in measured.get(_HOST, {}).items()})
+        found.update(clock.seconds)
 
 
 def _by_kind(operators: Dict[str, Dict[str, float]]) -> Dict[str, float]:
@@ -55,18 +70,19 @@ def _by_kind(operators: Dict[str, Dict[str, float]]) -> Dict[str, float]:
 
 
 @contextlib.contextmanager
-def phase(name: str) -> Iterator[None]:
-    """What is done inside counts as `name`, where a stage is being profiled."""
-    if not _running:
-        yield
-        return
-    if name not in _tasks:
-        _tasks[name] = mx.profiler.Domain(_HOST).new_task(name)
-    _tasks[name].start()
+def phase(name: str, *, waits: bool = False) -> Iterator[None]:
+    """What is done inside counts as `name`, where a stage is being profiled.
+
+    With `waits` it is MXNet that does it: then, and only where a stage is being profiled, the end of it is waited for.
+    """
+    clock, started = _clock, time.perf_counter()
     try:
         yield
     finally:
-        _tasks[name].stop()
+        if clock is not None:
+            if waits:
+                mx.nd.waitall()
+            clock.add(name, time.perf_counter() - started)
 
 
 def waiting(items: Iterable[T], name: str) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """One step, one epoch, fit: heads on an encoder, frozen or trained. Everything arrives as an argument."""
 
+import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass
@@ -25,12 +26,13 @@ autograd, nd = mx.autograd, mx.nd
 _log = logging.getLogger(__name__)
 
 
-class HeadLoss(mx.gluon.HybridBlock):
+class HeadLoss(mx.gluon.Block):
     """Features and label to (per-sample loss, logits): subnet, upsampling to the label's resolution, loss.
 
     `factor` is the ratio of the label's resolution to the features'. Called as `block(label, *subnet.inputs(features))`
     with label (N, H, W) float32; the logits (N, C, h, w) are those at the features' resolution.
     `half` is the subnet in mixed precision, where that is wanted; what follows it is float32 in any case.
+    Its parts are hybridized, not the whole: the loss works in strips only where it is given arrays.
     """
 
     def __init__(
@@ -47,9 +49,12 @@ class HeadLoss(mx.gluon.HybridBlock):
             self.upsample = Upsample(subnet.num_outputs, factor)
             self.loss = loss
 
-    def hybrid_forward(self, F, label, *inputs):
-        logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
-        return self.loss(self.upsample(logits, F.expand_dims(label, axis=1)), label), logits
+    def forward(self, label, *inputs):
+        with phase("heads", waits=True):
+            logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
+            upsampled = self.upsample(logits, label.expand_dims(1))
+        with phase("loss", waits=True):  # and its gradient
+            return self.loss(upsampled, label), logits
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ def step(
             if len(passes) > 1:
                 sums.add(ctx)
     sums.store()
-    _update(trunk, heads, scales, len(batch.ids))
+    with phase("update", waits=True):
+        _update(trunk, heads, scales, len(batch.ids))
     parts = [outputs[start] for start in sorted(outputs)]
     values = [np.concatenate([part[h][0].asnumpy() for part in parts]) for h in range(len(heads))]
     scores = [np.concatenate([part[h][1].asnumpy() for part in parts]) for h in range(len(heads))]
@@ -141,22 +147,24 @@ def _backward(
     scales: Optional[Sequence[LossScale]],
 ) -> List[tuple]:
     """Gradients of one part of a batch; returns (losses, logits) of each head."""
-    if trunk.trainer is not None:
-        with autograd.record():
-            features = trunk.features(images)
-            outputs = [head.block(target, *head.block.subnet.inputs(features)) for head, target in zip(heads, targets)]
-        losses = [loss for loss, _ in outputs]
-        factors = None if scales is None else [nd.full(x.shape, s.value, ctx=x.ctx) for x, s in zip(losses, scales)]
-        autograd.backward(losses, factors)
-        return outputs
-    features = trunk.features(images)
-    outputs = []
+    trained = trunk.trainer is not None
+    with phase("encoder", waits=True), autograd.record() if trained else contextlib.nullcontext():
+        features = trunk.features(images)
+    outputs, gradients = [], []  # of the features, by head
     for index, (head, target) in enumerate(zip(heads, targets)):
+        given = [feature.detach() for feature in features]  # the head's graph ends here
+        for feature in given if trained else ():
+            feature.attach_grad()
         with autograd.record():
-            loss, logits = head.block(target, *head.block.subnet.inputs(features))
+            loss, logits = head.block(target, *head.block.subnet.inputs(given))
         factor = None if scales is None else nd.full(loss.shape, scales[index].value, ctx=loss.ctx)
-        loss.backward(factor)  # one head at a time: its graph is freed before the next one's is made
+        with phase("heads", waits=True):
+            loss.backward(factor)  # one head at a time: its graph is freed before the next one's is made
         outputs.append((loss, logits))
+        gradients.append([feature.grad for feature in given])
+    if trained:
+        with phase("encoder", waits=True):
+            autograd.backward(list(features), [nd.add_n(*same) for same in zip(*gradients)])
     return outputs
 
 
