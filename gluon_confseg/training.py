@@ -19,7 +19,7 @@ from .errors import ConfsegError
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
-from .profiling import phase, waiting
+from .phases import phase, waiting
 
 autograd, nd = mx.autograd, mx.nd
 
@@ -50,10 +50,10 @@ class HeadLoss(mx.gluon.Block):
             self.loss = loss
 
     def forward(self, label, *inputs):
-        with phase("heads", waits=True):
+        with phase("heads", nd.waitall):
             logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
             upsampled = self.upsample(logits, label.expand_dims(1))
-        with phase("loss", waits=True):  # and its gradient
+        with phase("loss", nd.waitall):  # and its gradient
             return self.loss(upsampled, label), logits
 
 
@@ -125,7 +125,7 @@ def step(
             if len(passes) > 1:
                 sums.add(ctx)
     sums.store()
-    with phase("update", waits=True):
+    with phase("update", nd.waitall):
         _update(trunk, heads, scales, len(batch.ids))
     parts = [outputs[start] for start in sorted(outputs)]
     values = [np.concatenate([part[h][0].asnumpy() for part in parts]) for h in range(len(heads))]
@@ -148,7 +148,7 @@ def _backward(
 ) -> List[tuple]:
     """Gradients of one part of a batch; returns (losses, logits) of each head."""
     trained = trunk.trainer is not None
-    with phase("encoder", waits=True), autograd.record() if trained else contextlib.nullcontext():
+    with phase("encoder", nd.waitall), autograd.record() if trained else contextlib.nullcontext():
         features = trunk.features(images)
     outputs, gradients = [], []  # of the features, by head
     for index, (head, target) in enumerate(zip(heads, targets)):
@@ -158,12 +158,12 @@ def _backward(
         with autograd.record():
             loss, logits = head.block(target, *head.block.subnet.inputs(given))
         factor = None if scales is None else nd.full(loss.shape, scales[index].value, ctx=loss.ctx)
-        with phase("heads", waits=True):
+        with phase("heads", nd.waitall):
             loss.backward(factor)  # one head at a time: its graph is freed before the next one's is made
         outputs.append((loss, logits))
         gradients.append([feature.grad for feature in given])
     if trained:
-        with phase("encoder", waits=True):
+        with phase("encoder", nd.waitall):
             autograd.backward(list(features), [nd.add_n(*same) for same in zip(*gradients)])
     return outputs
 

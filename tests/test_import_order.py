@@ -11,13 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors options packages places cuda files table tensor_files arg_max progress backend profiling probes doctor "
-    "labels paper confusion groups config data nn complexity checkpoint passes mixed_precision training inference "
-    "evaluation run building results seeds paper_tables figures page reporting stages info pipeline study using "
-    "video prediction evaluating official export labelmaps counting confusion_files comparing grouping checking cli"
+    "errors options packages places cuda files table tensor_files arg_max progress phases backend profiling probes "
+    "doctor labels paper confusion groups config data nn complexity checkpoint passes mixed_precision training "
+    "inference evaluation run building results seeds paper_tables figures page reporting stages info pipeline study "
+    "using video prediction evaluating official export labelmaps counting confusion_files comparing grouping checking "
+    "cli"
 ).split()
 WITHOUT_MXNET = (
-    "errors options packages places cuda files table tensor_files arg_max progress probes doctor labels paper "
+    "errors options packages places cuda files table tensor_files arg_max progress phases probes doctor labels paper "
     "confusion groups config data results seeds paper_tables figures page official labelmaps counting "
     "confusion_files comparing grouping checking"
 ).split()

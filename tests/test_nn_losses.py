@@ -3,7 +3,15 @@ import pytest
 
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
-from gluon_confseg.nn import ConfusionCrossEntropy, PixelCrossEntropy
+from gluon_confseg.nn import (
+    ConfusionCrossEntropy,
+    FocalLoss,
+    LogitAdjustedCrossEntropy,
+    LossMaxPooling,
+    OhemCrossEntropy,
+    PixelCrossEntropy,
+    losses,
+)
 
 IGNORE = 255
 
@@ -407,6 +415,96 @@ def test_a_class_weight_of_zero_silences_its_pixels():
     value, gradient = run(PixelCrossEntropy(2, class_weights=[0, 1]), [[1.0, 2.0], [1.0, 2.0]], [0, 1])
     assert value[0] == 0 and value[1] > 0
     assert not gradient[0].any() and gradient[1].all()
+
+
+# strips: beside them the plain version, one graph over all pixels
+
+
+class OneGraph(mx.gluon.HybridBlock):
+    """A loss inside a hybridized block, where it is given symbols: no strips."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+        self.hybridize()
+
+    def hybrid_forward(self, F, logits, label):
+        return self.loss(logits, label)
+
+
+ALL_LOSSES = [
+    *LOSSES,
+    lambda: FocalLoss(3),
+    lambda: OhemCrossEntropy(3),
+    lambda: LossMaxPooling(3),
+    lambda: LogitAdjustedCrossEntropy([0.5, -1, 0]),
+]
+
+
+@pytest.mark.parametrize("make", ALL_LOSSES)
+@pytest.mark.parametrize("size", [(2, 3, 7, 11), (3, 3, 1, 1), (1, 3, 1, 40), (5, 3)])
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_strips_are_the_whole(monkeypatch, make, size, scale):
+    monkeypatch.setattr(losses, "_STRIP", 50)  # of one pixel to eight of each sample, the last one overlapping
+    rng = np.random.default_rng(size[0])
+    logits = rng.normal(size=size) * scale
+    label = rng.choice([0, 1, 2, IGNORE], (size[0], *size[2:]))
+    head = rng.random(size[0])
+    value, gradient = run(make(), logits, label, head=head)
+    expected_value, expected_gradient = run(OneGraph(make()), logits, label, head=head)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+    assert gradient.any() and np.isfinite(gradient).all()
+
+
+def test_gradients_are_added_where_asked():
+    logits, label = mx.nd.random.normal(shape=(2, 3, 4, 4)), mx.nd.zeros((2, 4, 4))
+    loss = PixelCrossEntropy(3)
+    loss.initialize()
+    logits.attach_grad()
+    with mx.autograd.record():
+        value = loss(logits, label)
+    value.backward()
+    once = logits.grad.asnumpy()
+    logits.attach_grad("add")
+    for _ in range(2):
+        with mx.autograd.record():
+            value = loss(logits, label) + loss(logits, label)
+        value.backward()
+    np.testing.assert_allclose(logits.grad.asnumpy(), 4 * once, rtol=1e-6)
+
+
+def test_each_device_has_its_own_strips():
+    rng = np.random.default_rng(19)
+    logits, label = rng.normal(size=(2, 3, 4, 4)), rng.integers(0, 3, (2, 4, 4))
+    loss = ConfusionCrossEntropy(confusion(3))
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    loss.initialize(ctx=contexts)
+    loss.hybridize(static_alloc=True)
+    found = []
+    for ctx in contexts:
+        x = mx.nd.array(logits, ctx=ctx)
+        x.attach_grad()
+        with mx.autograd.record():
+            value = loss(x, mx.nd.array(label, ctx=ctx))
+        value.backward()
+        assert value.ctx == x.grad.ctx == ctx
+        found.append((value.asnumpy(), x.grad.asnumpy()))
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_second_backward_pass_is_refused():
+    logits = mx.nd.random.normal(shape=(2, 3))
+    logits.attach_grad()
+    loss = PixelCrossEntropy(3)
+    loss.initialize()
+    with mx.autograd.record():
+        value = loss(logits, mx.nd.zeros((2,)))
+    value.backward(retain_graph=True)
+    with pytest.raises(mx.MXNetError):
+        value.backward()
+        mx.nd.waitall()
 
 
 # types, hybridization, errors

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import ConfsegError
+from ..phases import phase
 from .base import SegmentationDataset
 from .ordered import in_order
 from .transforms import TrainTransform
@@ -73,7 +74,10 @@ class TrainLoader:
         order = order[: len(self) * self._batch_size]
 
         def read(index: int) -> Tuple[np.ndarray, np.ndarray]:
-            return self._transform(*self._decoded[index], epoch=epoch, sample=index)
+            with phase("reading"):
+                image, label = self._decoded[index]
+            with phase("augmenting"):
+                return self._transform(image, label, epoch=epoch, sample=index)
 
         with contextlib.closing(_in_order(read, order, self._workers, 2 * self._batch_size)) as samples:
             for start in range(0, len(order), self._batch_size):
@@ -94,7 +98,8 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Tuple[int, np.ndarray, Optional[np.ndarray]]]:
         def read(index: int) -> Tuple[int, np.ndarray, Optional[np.ndarray]]:
-            return index, self._dataset.image(index), self._dataset.label(index)
+            with phase("reading"):
+                return index, self._dataset.image(index), self._dataset.label(index)
 
         return _in_order(read, range(len(self._dataset)), self._workers, 2 * self._workers)
 
