@@ -15,6 +15,11 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "tools" / "benchmarks"
         ("loss.py", ["--shape", "1x5x16x16", "--repeats", "1"], "memory of the paper's loss over Gluon's"),
         ("confusion_update.py", ["--size", "32x64", "--repeats", "1"], "without its arg max the metric takes"),
         ("label_map.py", ["--size", "32x64", "--repeats", "1"], "times as fast"),
+        (
+            "heads.py",
+            ["--crop", "32x32", "--batch", "1", "--channels", "8", "--repeats", "1"],
+            "times as fast as one pass",
+        ),
         ("start_up.py", ["--repeats", "1"], "no MXNet"),
     ],
 )

@@ -9,7 +9,7 @@ Sums over classes are convolutions with ones and the exponential is an ELU: on C
 tenth of the time of `sum`, `exp` and `softmax` on an inner axis; the maximum is that of halves (tools/benchmarks).
 """
 
-from typing import Callable, Optional, Sequence
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -27,8 +27,7 @@ class PixelLoss(mx.gluon.HybridBlock):
     """What the losses share: shapes, the ignore label, strips, operations over the class axis, the mean.
 
     A loss defines `_pixels`, the loss of each pixel, and may define `_pool`, which makes a sample's value of them.
-    Recorded by autograd, the gradient with respect to the logits is there for one backward pass. In the graph of a
-    hybridized block around it (symbols instead of arrays) there are no strips.
+    In the graph of a hybridized block around it (symbols instead of arrays) there are no strips.
     """
 
     def __init__(self, num_classes: int, ignore_label: int):
@@ -42,10 +41,34 @@ class PixelLoss(mx.gluon.HybridBlock):
         is_array = isinstance(logits, nd.NDArray)
         # (N, K, ...) -> (N, K, P), (N, ...) -> (N, P)
         logits, label = _float32(logits).reshape((0, 0, -1)), _float32(label).reshape((0, -1))
-        pixels_of = super().forward
-        strips = is_array and autograd.is_recording()
-        pixels = _InStrips(pixels_of, label)(logits) if strips else pixels_of(logits, label)
-        return self._pool(nd if is_array else mx.sym, pixels, label != self._ignore)
+        if is_array and autograd.is_recording():
+            with autograd.pause(train_mode=autograd.is_training()):
+                value, gradient = self._in_strips(logits, label)
+            return _with_gradient(value, logits, gradient)
+        return self._pool(nd if is_array else mx.sym, super().forward(logits, label), label != self._ignore)
+
+    def _in_strips(self, logits, label):
+        """Values (N,) and their gradient (N, K, P)."""
+        (samples, classes, count), ctx = logits.shape, logits.ctx
+        gradient, pixels = nd.empty(logits.shape, ctx=ctx), nd.empty(label.shape, ctx=ctx)
+        strips = -(-logits.size // _STRIP)
+        length = -(-count // strips)
+        strip = nd.empty((samples, classes, length), ctx=ctx)  # one: none is begun before the last is done
+        strip.attach_grad()
+        for start in range(0, count, length):
+            start = min(start, count - length)  # the last one overlaps another, so that all have one shape
+            stop = start + length
+            nd.slice_axis(logits, axis=2, begin=start, end=stop, out=strip)
+            with autograd.record():
+                losses = super().forward(strip, nd.slice_axis(label, axis=1, begin=start, end=stop))
+            losses.backward()
+            pixels[:, start:stop] = losses
+            gradient[:, :, start:stop] = strip.grad
+        pixels.attach_grad()
+        with autograd.record():
+            value = self._pool(nd, pixels, label != self._ignore)
+        value.backward()
+        return value.detach(), nd.broadcast_mul(gradient, pixels.grad.expand_dims(1), out=gradient)
 
     def hybrid_forward(self, F, logits, label, **constants):
         """(N, K, P), (N, P) -> (N, P) losses, 0 where the pixel is not valid."""
@@ -93,41 +116,14 @@ def _float32(x):
     return x.astype("float32", copy=False) if isinstance(x, nd.NDArray) else x.astype("float32")
 
 
-class _InStrips(autograd.Function):
-    """Logits (N, K, P) float32 to the losses (N, P), with little memory. The logits must come from an operator.
+def _with_gradient(value, x, gradient):
+    """`value` (N,) to whoever reads it; to autograd a function of x (N, K, P) with that gradient.
 
-    `pixels_of` gives the losses of a strip, from (N, K, S) and (N, S); `label` is (N, P).
+    What is recorded is the product of x and its gradient, less itself: exactly 0.
     """
-
-    def __init__(self, pixels_of: Callable, label: nd.NDArray):
-        super().__init__()
-        self._pixels_of, self._label = pixels_of, label
-        self._gradient: Optional[nd.NDArray] = None
-
-    def forward(self, logits):
-        (samples, classes, count), label, self._label = logits.shape, self._label, None
-        gradient, pixels = nd.empty(logits.shape, ctx=logits.ctx), nd.empty(label.shape, ctx=logits.ctx)
-        strips = -(-logits.size // _STRIP)
-        length = -(-count // strips)
-        strip = nd.empty((samples, classes, length), ctx=logits.ctx)  # one: none is begun before the last is done
-        strip.attach_grad()
-        for start in range(0, count, length):
-            start = min(start, count - length)  # the last one overlaps another, so that all have one shape
-            stop = start + length
-            nd.slice_axis(logits, axis=2, begin=start, end=stop, out=strip)
-            with autograd.record():
-                losses = self._pixels_of(strip, nd.slice_axis(label, axis=1, begin=start, end=stop))
-            losses.backward()
-            pixels[:, start:stop] = losses
-            gradient[:, :, start:stop] = strip.grad
-        self._gradient = gradient
-        return pixels
-
-    def backward(self, head):
-        if self._gradient is None:
-            raise ConfsegError("a loss's gradient is kept for one backward pass; call the loss again")
-        gradient, self._gradient = self._gradient, None  # this object itself stays until Python looks for cycles
-        return nd.broadcast_mul(gradient, head.expand_dims(1), out=gradient)
+    rows = nd.batch_dot(gradient.reshape((-3, 1, -1)), x.reshape((-3, -1, 1)))  # by sample and class: small products
+    product = rows.reshape((x.shape[0], -1)).sum(axis=1)
+    return value + (product - product.detach())
 
 
 class PixelCrossEntropy(PixelLoss):
