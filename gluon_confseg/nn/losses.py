@@ -2,8 +2,8 @@
 
 Each returns one value per sample, like every Gluon loss: the mean over the sample's valid pixels, 0 where it has none.
 
-A pixel's loss depends on that pixel's logits alone. So its gradient is taken strip by strip of pixels, in the forward
-pass, by autograd: what autograd keeps for a strip is freed before the next one, and only the gradient stays.
+A pixel's loss depends on that pixel's logits alone. So the paper's takes its gradient strip by strip of pixels, in the
+forward pass, by autograd: what autograd keeps for a strip is freed before the next one, and only the gradient stays.
 
 Sums over classes are convolutions with ones and the exponential is an ELU: on CPU these go through oneDNN and take a
 tenth of the time of `sum`, `exp` and `softmax` on an inner axis; the maximum is that of halves (tools/benchmarks).
@@ -27,8 +27,11 @@ class PixelLoss(mx.gluon.HybridBlock):
     """What the losses share: shapes, the ignore label, strips, operations over the class axis, the mean.
 
     A loss defines `_pixels`, the loss of each pixel, and may define `_pool`, which makes a sample's value of them.
-    In the graph of a hybridized block around it (symbols instead of arrays) there are no strips.
+    One for which autograd would keep many arrays over the classes sets `_strips`; cross-entropy is faster without. In
+    the graph of a hybridized block around it (symbols instead of arrays) there are no strips.
     """
+
+    _strips = False
 
     def __init__(self, num_classes: int, ignore_label: int):
         super().__init__()
@@ -41,7 +44,7 @@ class PixelLoss(mx.gluon.HybridBlock):
         is_array = isinstance(logits, nd.NDArray)
         # (N, K, ...) -> (N, K, P), (N, ...) -> (N, P)
         logits, label = _float32(logits).reshape((0, 0, -1)), _float32(label).reshape((0, -1))
-        if is_array and autograd.is_recording():
+        if self._strips and is_array and autograd.is_recording():
             with autograd.pause(train_mode=autograd.is_training()):
                 value, gradient = self._in_strips(logits, label)
             return _with_gradient(value, logits, gradient)
@@ -174,6 +177,8 @@ class ConfusionCrossEntropy(PixelLoss):
     `loss(logits, label)`: (N, K, H, W) and (N, H, W), or (N, K) and (N,); float32 (N,).
     Raises ConfsegError for weights that are not square, not finite or negative.
     """
+
+    _strips = True
 
     def __init__(
         self,
