@@ -4,6 +4,7 @@ Each returns one value per sample, like every Gluon loss: the mean over the samp
 
 A pixel's loss depends on that pixel's logits alone. So the paper's takes its gradient strip by strip of pixels, in the
 forward pass, by autograd: what autograd keeps for a strip is freed before the next one, and only the gradient stays.
+Cross-entropy, which keeps less, is faster whole.
 
 Sums over classes are convolutions with ones and the exponential is an ELU: on CPU these go through oneDNN and take a
 tenth of the time of `sum`, `exp` and `softmax` on an inner axis; the maximum is that of halves (tools/benchmarks).
@@ -24,14 +25,10 @@ _STRIP = 2**18  # logits: 1 MB in each of the arrays that autograd keeps; smalle
 
 
 class PixelLoss(mx.gluon.HybridBlock):
-    """What the losses share: shapes, the ignore label, strips, operations over the class axis, the mean.
+    """What the losses share: shapes, the ignore label, operations over the class axis, the mean over valid pixels.
 
     A loss defines `_pixels`, the loss of each pixel, and may define `_pool`, which makes a sample's value of them.
-    One for which autograd would keep many arrays over the classes sets `_strips`; cross-entropy is faster without. In
-    the graph of a hybridized block around it (symbols instead of arrays) there are no strips.
     """
-
-    _strips = False
 
     def __init__(self, num_classes: int, ignore_label: int):
         super().__init__()
@@ -40,44 +37,13 @@ class PixelLoss(mx.gluon.HybridBlock):
             self.ones_in = self.params.get_constant("ones_in", np.ones((1, num_classes, 1), "float32"))
             self.ones_out = self.params.get_constant("ones_out", np.ones((num_classes, 1, 1), "float32"))
 
-    def forward(self, logits, label):
-        is_array = isinstance(logits, nd.NDArray)
-        # (N, K, ...) -> (N, K, P), (N, ...) -> (N, P)
-        logits, label = _float32(logits).reshape((0, 0, -1)), _float32(label).reshape((0, -1))
-        if self._strips and is_array and autograd.is_recording():
-            with autograd.pause(train_mode=autograd.is_training()):
-                value, gradient = self._in_strips(logits, label)
-            return _with_gradient(value, logits, gradient)
-        return self._pool(nd if is_array else mx.sym, super().forward(logits, label), label != self._ignore)
-
-    def _in_strips(self, logits, label):
-        """Values (N,) and their gradient (N, K, P)."""
-        (samples, classes, count), ctx = logits.shape, logits.ctx
-        gradient, pixels = nd.empty(logits.shape, ctx=ctx), nd.empty(label.shape, ctx=ctx)
-        strips = -(-logits.size // _STRIP)
-        length = -(-count // strips)
-        strip = nd.empty((samples, classes, length), ctx=ctx)  # one: none is begun before the last is done
-        strip.attach_grad()
-        for start in range(0, count, length):
-            start = min(start, count - length)  # the last one overlaps another, so that all have one shape
-            stop = start + length
-            nd.slice_axis(logits, axis=2, begin=start, end=stop, out=strip)
-            with autograd.record():
-                losses = super().forward(strip, nd.slice_axis(label, axis=1, begin=start, end=stop))
-            losses.backward()
-            pixels[:, start:stop] = losses
-            gradient[:, :, start:stop] = strip.grad
-        pixels.attach_grad()
-        with autograd.record():
-            value = self._pool(nd, pixels, label != self._ignore)
-        value.backward()
-        return value.detach(), nd.broadcast_mul(gradient, pixels.grad.expand_dims(1), out=gradient)
-
     def hybrid_forward(self, F, logits, label, **constants):
-        """(N, K, P), (N, P) -> (N, P) losses, 0 where the pixel is not valid."""
+        # (N, K, ...) -> (N, K, P), (N, ...) -> (N, P)
+        logits = F.cast(F.reshape(logits, shape=(0, 0, -1)), dtype="float32")
+        label = F.cast(F.reshape(label, shape=(0, -1)), dtype="float32")
         valid = label != self._ignore
         pixels = self._pixels(F, logits, label * valid, **constants)
-        return F.where(valid, pixels, F.zeros_like(pixels))
+        return self._pool(F, F.where(valid, pixels, F.zeros_like(pixels)), valid)
 
     def _pool(self, F, pixels, valid):
         """(N, P) losses, 0 where the pixel is not valid, and (N, P) 0 or 1 -> (N,): the mean over valid pixels."""
@@ -115,17 +81,13 @@ class PixelLoss(mx.gluon.HybridBlock):
         return F.LeakyReLU(x, act_type="elu", slope=1.0) + 1
 
 
-def _float32(x):
-    return x.astype("float32", copy=False) if isinstance(x, nd.NDArray) else x.astype("float32")
-
-
 def _with_gradient(value, x, gradient):
-    """`value` (N,) to whoever reads it; to autograd a function of x (N, K, P) with that gradient.
+    """`value` (N,) to whoever reads it; to autograd a function of x (N, K, ...) with that gradient (N, K, P).
 
     What is recorded is the product of x and its gradient, less itself: exactly 0.
     """
     rows = nd.batch_dot(gradient.reshape((-3, 1, -1)), x.reshape((-3, -1, 1)))  # by sample and class: small products
-    product = rows.reshape((x.shape[0], -1)).sum(axis=1)
+    product = rows.reshape((len(value), -1)).sum(axis=1)
     return value + (product - product.detach())
 
 
@@ -174,11 +136,10 @@ class ConfusionCrossEntropy(PixelLoss):
     diagonal : "confusion" takes c_ii from the matrix (the paper), "one" takes c_ii = 1, which does not starve a class
         that the baseline hardly ever gets right
 
-    `loss(logits, label)`: (N, K, H, W) and (N, H, W), or (N, K) and (N,); float32 (N,).
+    `loss(logits, label)`: (N, K, H, W) and (N, H, W), or (N, K) and (N,); float32 (N,). Recorded by autograd, it works
+    in strips, but not in the graph of a hybridized block around it, where it is given symbols instead of arrays.
     Raises ConfsegError for weights that are not square, not finite or negative.
     """
-
-    _strips = True
 
     def __init__(
         self,
@@ -203,6 +164,36 @@ class ConfusionCrossEntropy(PixelLoss):
         with self.name_scope():
             self.right = self.params.get_constant("right", right)
             self.wrong = self.params.get_constant("wrong", wrong)
+
+    def forward(self, logits, label):
+        if not (isinstance(logits, nd.NDArray) and autograd.is_recording()):
+            return super().forward(logits, label)
+        logits, label = logits.astype("float32", copy=False), label.astype("float32", copy=False)
+        with autograd.pause(train_mode=autograd.is_training()):
+            value, gradient = self._in_strips(logits.reshape((0, 0, -1)), label.reshape((0, -1)))
+        return _with_gradient(value, logits, gradient)
+
+    def _in_strips(self, logits, label):
+        """(N, K, P) and (N, P) to values (N,) and their gradient (N, K, P)."""
+        (samples, classes, count), ctx = logits.shape, logits.ctx
+        strips = -(-logits.size // _STRIP)
+        length = -(-count // strips)
+        total = nd.maximum((label != self._ignore).sum(axis=1), 1)
+        value, gradient, strip = nd.zeros(samples, ctx=ctx), nd.empty(logits.shape, ctx=ctx), None
+        for start in range(0, count, length):
+            stop = min(start + length, count)
+            if strip is None or strip.shape[2] != stop - start:  # one buffer: none is begun before the last is done
+                strip = nd.empty((samples, classes, stop - start), ctx=ctx)
+                strip.attach_grad()
+            nd.slice_axis(logits, axis=2, begin=start, end=stop, out=strip)
+            part = nd.slice_axis(label, axis=1, begin=start, end=stop)
+            share = (part != self._ignore).sum(axis=1) / total
+            with autograd.record():
+                mean = super().forward(strip, part)
+            mean.backward(share)
+            value = value + share * mean
+            gradient[:, :, start:stop] = strip.grad
+        return value, gradient
 
     def _pixels(self, F, logits, label, ones_in, ones_out, right, wrong):
         penalty = F.transpose(F.take(wrong, label), axes=(0, 2, 1))  # lam c_ij, (N, K, P)
