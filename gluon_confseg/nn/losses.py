@@ -205,7 +205,7 @@ class ConfusionCrossEntropy(PixelLoss):
         log_true = F.pick(shifted, label, axis=1) - F.squeeze(log_total, axis=1)
 
         top = F.BlockGrad(q > 0.5)
-        log_not = F.log(q * (top - 1) + 1)  # 0 at the top class, which comes next; a third of log1p's time
+        log_not = F.log(q * (top - 1) + 1)  # 0 at the top class, which comes next; two thirds of log1p's time
         # from the logits, not from `shifted`, whose rounding at 1e4 is 1e-3
         rest, second = self._below_max(F, logits - top * _NEVER, ones_out)
         log_not_top = F.log(self._sum(F, self._exp(F, rest), ones_in)) + (second - largest) - log_total
