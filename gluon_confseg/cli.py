@@ -60,7 +60,11 @@ def cli(plugins: Tuple[str, ...]) -> None:
     help="Change a setting of the config, as in --set baseline.epochs=10. May be repeated.",
 )
 @click.option("--restart", is_flag=True, help="Redo the finished stages whose settings have changed, and what follows.")
-@click.option("--profile", is_flag=True, help="Say where the time of each stage went; also in profile.json.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Say where the time of each stage went; also in profile.json. Waits for each phase's end: slower.",
+)
 @click.option(
     "--kvstore", default="local", metavar="NAME", help="local, or under confseg launch: dist_sync, dist_device_sync."
 )

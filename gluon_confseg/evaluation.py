@@ -16,7 +16,7 @@ from .data.loader import EvalLoader
 from .errors import ConfsegError
 from .files import read_npz, write_npz
 from .inference import Predictor, label_all
-from .profiling import phase, waiting
+from .phases import phase, waiting
 from .workers import ALONE, Job
 
 _log = logging.getLogger(__name__)

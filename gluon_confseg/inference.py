@@ -12,6 +12,7 @@ from .arg_max import upsampled_arg_max
 from .backend import mx
 from .data.transforms import at_scale, normalize
 from .nn import Fusion, MergedSubnets, Subnet, Upsample
+from .phases import phase
 
 T = TypeVar("T")
 Arrays = Dict[str, mx.nd.NDArray]
@@ -137,15 +138,19 @@ class Predictor:
         x = mx.nd.array(self._input(image, scale)[None], ctx=self._device)
         if self._manner.flip:
             x = mx.nd.concat(x, x.flip(axis=3), dim=0)
-        return x, dict(zip(self._names, self._subnets(*self._encoder(x))))
+        with phase("encoder", mx.nd.waitall):
+            features = self._encoder(x)
+        with phase("heads", mx.nd.waitall):
+            return x, dict(zip(self._names, self._subnets(*features)))
 
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
         return normalize(at_scale(image, scale), self._mean, self._std)
 
     def _on_cpu(self, view: View, x: mx.nd.NDArray, logits: Arrays, size: Tuple[int, int]) -> mx.nd.NDArray:
         """uint8 (H, W): what the arg max of `_parts` gives, several times as fast."""
-        scores = _fused(view, logits)[0].asnumpy()
-        labels = upsampled_arg_max(scores, self._encoder.output_stride, x.shape[2:], size)
+        with phase("fusion, arg max"):
+            scores = _fused(view, logits)[0].asnumpy()
+            labels = upsampled_arg_max(scores, self._encoder.output_stride, x.shape[2:], size)
         return mx.nd.array(labels, dtype="uint8", ctx=self._device)
 
     def _parts(self, view: View, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:

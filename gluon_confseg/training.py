@@ -21,7 +21,7 @@ from .feature_gradients import TINY, FeatureGradients
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
-from .profiling import phase, waiting
+from .phases import phase, waiting
 from .workers import ALONE, Job
 
 autograd, nd = mx.autograd, mx.nd
@@ -29,12 +29,13 @@ autograd, nd = mx.autograd, mx.nd
 _log = logging.getLogger(__name__)
 
 
-class HeadLoss(mx.gluon.HybridBlock):
+class HeadLoss(mx.gluon.Block):
     """Features and label to (per-sample loss, logits): subnet, upsampling to the label's resolution, loss.
 
     `factor` is the ratio of the label's resolution to the features'. Called as `block(label, *subnet.inputs(features))`
     with label (N, H, W) float32; the logits (N, C, h, w) are those at the features' resolution.
     `half` is the subnet in mixed precision, where that is wanted; what follows it is float32 in any case.
+    Its parts are hybridized, not the whole: the loss works in strips only where it is given arrays.
     """
 
     def __init__(
@@ -52,9 +53,12 @@ class HeadLoss(mx.gluon.HybridBlock):
             self.upsample = Upsample(subnet.num_outputs, factor)
             self.loss = loss
 
-    def hybrid_forward(self, F, label, *inputs):
-        logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
-        return self.loss(self.upsample(logits, F.expand_dims(label, axis=1)), label), logits
+    def forward(self, label, *inputs):
+        with phase("heads", nd.waitall):
+            logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
+            upsampled = self.upsample(logits, label.expand_dims(1))
+        with phase("loss", nd.waitall):  # and its gradient
+            return self.loss(upsampled, label), logits
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,8 @@ def step(
     sums.store()
     parts = [outputs[start] for start in sorted(outputs)]
     norms = _norms(parts, heads, scales)
-    _update(trunk, heads, scales, schedule.batch_size, job)
+    with phase("update", nd.waitall):
+        _update(trunk, heads, scales, schedule.batch_size, job)
     values = [np.concatenate([part.losses[h].asnumpy() for part in parts]) for h in range(len(heads))]
     scores = [np.concatenate([part.logits[h].asnumpy() for part in parts]) for h in range(len(heads))]
     return Stepped(np.stack(values), scores, norms)
@@ -182,7 +187,7 @@ def _backward(
 ) -> _Part:
     """Gradients of one part of a batch."""
     gradients = None if trunk.trainer is None else FeatureGradients()
-    with contextlib.nullcontext() if gradients is None else autograd.record():
+    with phase("encoder", nd.waitall), contextlib.nullcontext() if gradients is None else autograd.record():
         features = trunk.features(images)
         inputs = [head.block.subnet.inputs(features) for head in heads]
     losses, logits = [], []
@@ -191,14 +196,16 @@ def _backward(
         with autograd.record():
             loss, scores = head.block(target, *given)
         factor = head.weight * (1.0 if scales is None else scales[index].value)
-        # one head at a time: its graph is freed before the next one's is made
-        loss.backward(nd.full(loss.shape, factor, ctx=loss.ctx))
+        with phase("heads", nd.waitall):
+            # one head at a time: its graph is freed before the next one's is made
+            loss.backward(nd.full(loss.shape, factor, ctx=loss.ctx))
         if gradients is not None:
             gradients.add(inputs[index], given, head.pull)
         losses.append(loss)
         logits.append(scores)
     if gradients is not None:
-        gradients.backward()
+        with phase("encoder", nd.waitall):
+            gradients.backward()
     return _Part(losses, logits, gradients)
 
 

@@ -16,6 +16,11 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "tools" / "benchmarks"
         ("confusion_update.py", ["--size", "32x64", "--repeats", "1"], "without its arg max the metric takes"),
         ("label_map.py", ["--size", "32x64", "--repeats", "1"], "times as fast"),
         ("training_sample.py", ["--size", "64x128", "--crop", "32", "--repeats", "1"], "in memory: "),
+        (
+            "heads.py",
+            ["--crop", "32x32", "--batch", "1", "--channels", "8", "--repeats", "1"],
+            "times as fast as one pass",
+        ),
         ("start_up.py", ["--repeats", "1"], "no MXNet"),
         (
             "evaluation.py",

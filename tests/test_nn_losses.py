@@ -3,7 +3,11 @@ import pytest
 
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
-from gluon_confseg.nn import ConfusionCrossEntropy, PixelCrossEntropy
+from gluon_confseg.nn import (
+    ConfusionCrossEntropy,
+    PixelCrossEntropy,
+    losses,
+)
 
 IGNORE = 255
 
@@ -407,6 +411,91 @@ def test_a_class_weight_of_zero_silences_its_pixels():
     value, gradient = run(PixelCrossEntropy(2, class_weights=[0, 1]), [[1.0, 2.0], [1.0, 2.0]], [0, 1])
     assert value[0] == 0 and value[1] > 0
     assert not gradient[0].any() and gradient[1].all()
+
+
+# strips: beside them the plain version, one graph over all pixels
+
+
+class OneGraph(mx.gluon.HybridBlock):
+    """A loss inside a hybridized block, where it is given symbols: no strips."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+        self.hybridize()
+
+    def hybrid_forward(self, F, logits, label):
+        return self.loss(logits, label)
+
+
+@pytest.mark.parametrize("diagonal", ["confusion", "one"])
+@pytest.mark.parametrize("size", [(2, 3, 7, 11), (3, 3, 1, 1), (1, 3, 1, 40), (5, 3)])
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_strips_are_the_whole(monkeypatch, diagonal, size, scale):
+    monkeypatch.setattr(losses, "_STRIP", 50)  # strips of a few pixels, the last one shorter
+    rng = np.random.default_rng(size[0])
+    logits = rng.normal(size=size) * scale
+    label = rng.choice([0, 1, 2, IGNORE], (size[0], *size[2:]))
+    head = rng.random(size[0])
+    strips, whole = (ConfusionCrossEntropy(confusion(3), diagonal=diagonal) for _ in range(2))
+    value, gradient = run(strips, logits, label, head=head)
+    expected_value, expected_gradient = run(OneGraph(whole), logits, label, head=head)
+    np.testing.assert_allclose(value, expected_value, rtol=2e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+    assert gradient.any() and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("make", LOSSES)
+def test_gradients_are_added_where_asked(make):
+    logits, label = mx.nd.random.normal(shape=(2, 3, 4, 4)), mx.nd.zeros((2, 4, 4))
+    loss = make()
+    loss.initialize()
+    logits.attach_grad()
+    with mx.autograd.record():
+        value = loss(logits, label)
+    value.backward()
+    once = logits.grad.asnumpy()
+    logits.attach_grad("add")
+    for _ in range(2):
+        with mx.autograd.record():
+            value = loss(logits, label) + loss(logits, label)
+        value.backward()
+    np.testing.assert_allclose(logits.grad.asnumpy(), 4 * once, rtol=1e-5, atol=1e-7)
+
+
+def test_each_device_has_its_own_strips():
+    rng = np.random.default_rng(19)
+    logits, label = rng.normal(size=(2, 3, 4, 4)), rng.integers(0, 3, (2, 4, 4))
+    loss = ConfusionCrossEntropy(confusion(3))
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    loss.initialize(ctx=contexts)
+    loss.hybridize(static_alloc=True)
+    found = []
+    for ctx in contexts:
+        x = mx.nd.array(logits, ctx=ctx)
+        x.attach_grad()
+        with mx.autograd.record():
+            value = loss(x, mx.nd.array(label, ctx=ctx))
+        value.backward()
+        assert value.ctx == x.grad.ctx == ctx
+        found.append((value.asnumpy(), x.grad.asnumpy()))
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("make", LOSSES)
+def test_a_second_backward_pass_gives_the_same(make):
+    logits = mx.nd.random.normal(shape=(2, 3))
+    logits.attach_grad()
+    loss = make()
+    loss.initialize()
+    with mx.autograd.record():
+        value = loss(logits, mx.nd.zeros((2,)))
+    value.backward(retain_graph=True)
+    once = logits.grad.asnumpy()
+    value.backward()
+    np.testing.assert_array_equal(logits.grad.asnumpy(), once)
+    assert once.any()
 
 
 # types, hybridization, errors

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gluon_confseg import checkpoint, training
+from gluon_confseg import checkpoint, phases, training
 from gluon_confseg.backend import mx
 from gluon_confseg.config import Schedule
 from gluon_confseg.data.loader import Batch
@@ -220,3 +220,13 @@ def test_metrics_count_the_crops_at_the_resolution_of_the_features():
     assert counts[:, 2].sum() == counts.sum()
     np.testing.assert_array_equal(added["all.ce"].counts, counts)
     assert metrics.loss("all.ce") == 2.0
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_phases_of_a_step_are_told_apart(trained):
+    settings = schedule()
+    trunk = make_encoder(frozen=False, trained=trained, settings=settings)
+    heads = [make_head("all", "new", trunk.encoder, settings), make_head("group", "ce", trunk.encoder, settings)]
+    with phases.measured() as seconds:
+        training.step(next(Batches().epoch(0)), trunk, heads, CPU, settings)
+    assert set(seconds) == {"encoder", "heads", "loss", "update"} and min(seconds.values()) > 0

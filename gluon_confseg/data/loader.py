@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ..errors import ConfsegError
+from ..phases import phase
 from .base import SegmentationDataset
 from .decoded import Decoded, DecodedFiles
 from .ordered import in_order
@@ -79,7 +80,10 @@ class TrainLoader:
 
         def read(index: int) -> Tuple[np.ndarray, np.ndarray]:
             window = self._transform.window(self._decoded.size(index), epoch=epoch, sample=index)
-            return self._transform.cut(*self._decoded.pair(index, window.last_row), window)
+            with phase("reading"):
+                image, label = self._decoded.pair(index, window.last_row)
+            with phase("augmenting"):
+                return self._transform.cut(image, label, window)
 
         indices, ahead = itertools.chain.from_iterable(batches), 2 * len(batches[0])
         with contextlib.closing(_in_order(read, indices, self._workers, ahead)) as samples:
@@ -101,7 +105,8 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Tuple[int, np.ndarray, Optional[np.ndarray]]]:
         def read(index: int) -> Tuple[int, np.ndarray, Optional[np.ndarray]]:
-            return index, self._dataset.image(index), self._dataset.label(index)
+            with phase("reading"):
+                return index, self._dataset.image(index), self._dataset.label(index)
 
         return _in_order(read, range(len(self._dataset)), self._workers, 2 * self._workers)
 

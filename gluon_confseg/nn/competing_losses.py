@@ -37,8 +37,8 @@ class FocalLoss(PixelLoss):
         super().__init__(num_classes, ignore_label)
         self._gamma = float(gamma)
 
-    def _pixels(self, F, logits, label, lookup, ones_in, ones_out):
-        entropy = self._cross_entropy(F, logits, lookup, ones_in, ones_out)
+    def _pixels(self, F, logits, label, ones_in, ones_out):
+        entropy = self._cross_entropy(F, logits, label, ones_in, ones_out)
         # 1 - q from the logarithm, which is exact near q = 1; above 0, where a power below 1 has no derivative
         wrong = F.maximum(-F.expm1(-entropy), F.ones_like(entropy) * _TINY)
         return wrong**self._gamma * entropy
@@ -79,8 +79,8 @@ class OhemCrossEntropy(PixelLoss):
         super().__init__(num_classes, ignore_label)
         self._limit, self._min_kept = -float(np.log(threshold)), float(min_kept)
 
-    def _pixels(self, F, logits, label, lookup, ones_in, ones_out):
-        return self._cross_entropy(F, logits, lookup, ones_in, ones_out)
+    def _pixels(self, F, logits, label, ones_in, ones_out):
+        return self._cross_entropy(F, logits, label, ones_in, ones_out)
 
     def _pool(self, F, pixels, valid):
         weights = self._kept(F, F.BlockGrad(pixels), valid)
@@ -136,8 +136,8 @@ class LossMaxPooling(PixelLoss):
         super().__init__(num_classes, ignore_label)
         self._p, self._support = float(p), float(support)
 
-    def _pixels(self, F, logits, label, lookup, ones_in, ones_out):
-        return self._cross_entropy(F, logits, lookup, ones_in, ones_out)
+    def _pixels(self, F, logits, label, ones_in, ones_out):
+        return self._cross_entropy(F, logits, label, ones_in, ones_out)
 
     def _pool(self, F, pixels, valid):
         return super()._pool(F, self._weights(F, F.BlockGrad(pixels), valid) * pixels, valid)
@@ -182,7 +182,7 @@ class LogitAdjustedCrossEntropy(PixelLoss):
             raise ConfsegError(f"logit adjustment: wants one finite number per class, got {shift}")
         return {"shift": shift}
 
-    def _pixels(self, F, logits, label, lookup, ones_in, ones_out, shift, identity):
+    def _pixels(self, F, logits, label, ones_in, ones_out, shift, identity):
         # a convolution adds its bias in a sixth of the time of broadcast_add
         adjusted = F.Convolution(logits, identity, shift, kernel=(1,), num_filter=self._classes)
-        return self._cross_entropy(F, adjusted, lookup, ones_in, ones_out)
+        return self._cross_entropy(F, adjusted, label, ones_in, ones_out)

@@ -2,8 +2,12 @@
 
 Each returns one value per sample, like every Gluon loss: the mean over the sample's valid pixels, 0 where it has none.
 
-Sums over classes are convolutions with ones, the exponential is an ELU, the maximum a pooling: on CPU these go through
-oneDNN and take a tenth of the time of `sum`, `exp`, `max` and `softmax` on an inner axis (tools/benchmarks).
+A pixel's loss depends on that pixel's logits alone. So the paper's takes its gradient strip by strip of pixels, in the
+forward pass, by autograd: what autograd keeps for a strip is freed before the next one, and only the gradient stays.
+Cross-entropy, which keeps less, is faster whole.
+
+Sums over classes are convolutions with ones and the exponential is an ELU: on CPU these go through oneDNN and take a
+tenth of the time of `sum`, `exp` and `softmax` on an inner axis; the maximum is that of halves (tools/benchmarks).
 """
 
 from typing import Optional, Sequence
@@ -13,8 +17,11 @@ import numpy as np
 from ..backend import mx
 from ..errors import ConfsegError
 
+autograd, nd = mx.autograd, mx.nd
+
 IGNORE_LABEL = 255
 _NEVER = 1e30  # subtracted from a logit that must not be the largest; finite, so that its gradient is 0 and not NaN
+_STRIP = 2**18  # logits: 1 MB in each of the arrays that autograd keeps; smaller ones leave the time to Python
 
 
 class PixelLoss(mx.gluon.HybridBlock):
@@ -53,7 +60,7 @@ class PixelLoss(mx.gluon.HybridBlock):
         logits = F.cast(F.reshape(logits, shape=(0, 0, -1)), dtype="float32")
         label = F.cast(F.reshape(label, shape=(0, -1)), dtype="float32")
         valid = label != self._ignore
-        pixels = self._pixels(F, logits, label, label * valid, **constants)
+        pixels = self._pixels(F, logits, label * valid, **constants)
         return self._pool(F, F.where(valid, pixels, F.zeros_like(pixels)), valid)
 
     def _pool(self, F, pixels, valid):
@@ -61,11 +68,11 @@ class PixelLoss(mx.gluon.HybridBlock):
         count = F.sum(valid, axis=1)
         return F.sum(pixels, axis=1) / F.maximum(count, F.ones_like(count))
 
-    def _cross_entropy(self, F, logits, lookup, ones_in, ones_out):
+    def _cross_entropy(self, F, logits, label, ones_in, ones_out):
         """- log q_i, (N, P); at least 0."""
         shifted, _ = self._below_max(F, logits, ones_out)
         log_sum = F.log(self._sum(F, self._exp(F, shifted), ones_in))
-        return F.squeeze(log_sum, axis=1) - F.pick(shifted, lookup, axis=1)
+        return F.squeeze(log_sum, axis=1) - F.pick(shifted, label, axis=1)
 
     def _sum(self, F, x, ones_in):
         """(N, K, P) -> (N, 1, P)."""
@@ -77,14 +84,29 @@ class PixelLoss(mx.gluon.HybridBlock):
 
     def _below_max(self, F, x, ones_out):
         """x - max over classes, and that maximum (N, 1, P), a constant to autograd."""
-        largest = F.Pooling(F.expand_dims(F.BlockGrad(x), axis=1), kernel=(self._classes, 1), pool_type="max")
-        largest = F.BlockGrad(F.squeeze(largest, axis=1))
+        largest, classes = F.BlockGrad(x), self._classes
+        while classes > 1:  # the two halves share the middle one where the number is odd
+            half = (classes + 1) // 2
+            first = F.slice_axis(largest, axis=1, begin=0, end=half)
+            largest = F.maximum(first, F.slice_axis(largest, axis=1, begin=classes - half, end=classes))
+            classes = half
+        largest = F.BlockGrad(largest)
         return x - self._spread(F, largest, ones_out), largest
 
     @staticmethod
     def _exp(F, x):
         """exp(x) for x <= 0, to 1e-7 absolute: enough where the largest is 1 and the sum is what counts."""
         return F.LeakyReLU(x, act_type="elu", slope=1.0) + 1
+
+
+def _with_gradient(value, x, gradient):
+    """`value` (N,) to whoever reads it; to autograd a function of x (N, K, ...) with that gradient (N, K, P).
+
+    What is recorded is the product of x and its gradient, less itself: exactly 0.
+    """
+    rows = nd.batch_dot(gradient.reshape((-3, 1, -1)), x.reshape((-3, -1, 1)))  # by sample and class: small products
+    product = rows.reshape((len(value), -1)).sum(axis=1)
+    return value + (product - product.detach())
 
 
 class PixelCrossEntropy(PixelLoss):
@@ -111,8 +133,8 @@ class PixelCrossEntropy(PixelLoss):
             raise ConfsegError(f"class weights: wants {self._classes} finite numbers of at least 0, got {weights}")
         return {"class_weights": weights.astype("float32")}
 
-    def _pixels(self, F, logits, label, lookup, ones_in, ones_out, class_weights):
-        return F.take(class_weights, lookup) * self._cross_entropy(F, logits, lookup, ones_in, ones_out)
+    def _pixels(self, F, logits, label, ones_in, ones_out, class_weights):
+        return F.take(class_weights, label) * self._cross_entropy(F, logits, label, ones_in, ones_out)
 
 
 class ConfusionCrossEntropy(PixelLoss):
@@ -134,7 +156,8 @@ class ConfusionCrossEntropy(PixelLoss):
     diagonal : "confusion" takes c_ii from the matrix (the paper), "one" takes c_ii = 1, which does not starve a class
         that the baseline hardly ever gets right
 
-    `loss(logits, label)`: (N, K, H, W) and (N, H, W), or (N, K) and (N,); float32 (N,).
+    `loss(logits, label)`: (N, K, H, W) and (N, H, W), or (N, K) and (N,); float32 (N,). Recorded by autograd, it works
+    in strips, but not in the graph of a hybridized block around it, where it is given symbols instead of arrays.
     Raises ConfsegError for weights that are not square, not finite or negative.
     """
 
@@ -160,30 +183,55 @@ class ConfusionCrossEntropy(PixelLoss):
         if len(weights) != self._classes:
             raise ConfsegError(f"loss weights: wants a matrix of {self._classes} classes, got {len(weights)}")
         right = np.diag(weights) if self._diagonal == "confusion" else np.ones(len(weights), "float32")
-        wrong = self._lam * weights * (1 - np.eye(len(weights), dtype="float32"))
-        # wrong[j, i] = lam c_ij: the kernel of a convolution from one-hot truth to the weights of log(1 - q_j)
-        return {"right": right, "wrong": wrong.T[:, :, None].copy()}
+        return {"right": right, "wrong": self._lam * weights * (1 - np.eye(len(weights), dtype="float32"))}
 
-    def _pixels(self, F, logits, label, lookup, ones_in, ones_out, right, wrong):
-        # one_hot leaves a pixel with the ignore label all zero
-        truth = F.transpose(F.one_hot(label, depth=self._classes), axes=(0, 2, 1))
-        penalty = F.Convolution(truth, wrong, kernel=(1,), num_filter=self._classes, no_bias=True)
+    def forward(self, logits, label):
+        if not (isinstance(logits, nd.NDArray) and autograd.is_recording()):
+            return super().forward(logits, label)
+        logits, label = logits.astype("float32", copy=False), label.astype("float32", copy=False)
+        with autograd.pause(train_mode=autograd.is_training()):
+            value, gradient = self._in_strips(logits.reshape((0, 0, -1)), label.reshape((0, -1)))
+        return _with_gradient(value, logits, gradient)
 
+    def _in_strips(self, logits, label):
+        """(N, K, P) and (N, P) to values (N,) and their gradient (N, K, P)."""
+        (samples, classes, count), ctx = logits.shape, logits.ctx
+        strips = -(-logits.size // _STRIP)
+        length = -(-count // strips)
+        total = nd.maximum((label != self._ignore).sum(axis=1), 1)
+        value, gradient, strip = nd.zeros(samples, ctx=ctx), nd.empty(logits.shape, ctx=ctx), None
+        for start in range(0, count, length):
+            stop = min(start + length, count)
+            if strip is None or strip.shape[2] != stop - start:  # one buffer: none is begun before the last is done
+                strip = nd.empty((samples, classes, stop - start), ctx=ctx)
+                strip.attach_grad()
+            nd.slice_axis(logits, axis=2, begin=start, end=stop, out=strip)
+            part = nd.slice_axis(label, axis=1, begin=start, end=stop)
+            share = (part != self._ignore).sum(axis=1) / total
+            with autograd.record():
+                mean = super().forward(strip, part)
+            mean.backward(share)
+            value = value + share * mean
+            gradient[:, :, start:stop] = strip.grad
+        return value, gradient
+
+    def _pixels(self, F, logits, label, ones_in, ones_out, right, wrong):
+        penalty = F.transpose(F.take(wrong, label), axes=(0, 2, 1))  # lam c_ij, (N, K, P)
         shifted, largest = self._below_max(F, logits, ones_out)
         powers = self._exp(F, shifted)
         total = self._sum(F, powers, ones_in)
         log_total = F.log(total)
         q = powers * self._spread(F, 1 / total, ones_out)
-        log_true = F.pick(shifted, lookup, axis=1) - F.squeeze(log_total, axis=1)
+        log_true = F.pick(shifted, label, axis=1) - F.squeeze(log_total, axis=1)
 
         top = F.BlockGrad(q > 0.5)
-        log_not = F.log1p(-q * (1 - top))  # 0 at the top class, which comes next
+        log_not = F.log(q * (top - 1) + 1)  # 0 at the top class, which comes next; two thirds of log1p's time
         # from the logits, not from `shifted`, whose rounding at 1e4 is 1e-3
         rest, second = self._below_max(F, logits - top * _NEVER, ones_out)
         log_not_top = F.log(self._sum(F, self._exp(F, rest), ones_in)) + (second - largest) - log_total
 
         penalties = self._sum(F, penalty * log_not, ones_in) + self._sum(F, penalty * top, ones_in) * log_not_top
-        return -F.take(right, lookup) * log_true - F.squeeze(penalties, axis=1)
+        return -F.take(right, label) * log_true - F.squeeze(penalties, axis=1)
 
 
 def _square(weights: Sequence[Sequence[float]]) -> np.ndarray:
