@@ -110,6 +110,7 @@ def test_another_joint_training_leaves_the_finished_ones_alone(ran, start, tmp_p
     assert results.read(folder / "results.json").cells[-1].title == "joint, one head"
 
 
+@pytest.mark.slow  # test_joint.py resumes in one process
 def test_killed_in_a_joint_training_it_continues_to_the_same_result(ran, start, tmp_path):
     folder = tmp_path / "parts"
     for marker in ("joint-groups epoch 2", "joint-ordinary epoch 1"):
