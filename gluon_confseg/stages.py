@@ -9,6 +9,7 @@ import yaml
 
 from . import groups
 from .building import (
+    check_strides,
     label_table,
     load_encoder,
     make_loss,
@@ -29,11 +30,12 @@ from .confusion import ConfusionMatrix
 from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
+from .epoch_metrics import EpochMetrics
 from .errors import ConfsegError
-from .evaluation import evaluate
-from .files import write_npz, write_text
+from .evaluation import State, evaluate
+from .files import sha256, write_npz, write_text
 from .inference import View
-from .manifests import Origin
+from .manifests import Origin, begun_path
 from .mixed_precision import half_type
 from .nn import PixelCrossEntropy
 from .origins import (
@@ -49,7 +51,7 @@ from .origins import (
 )
 from .passes import describe_batch, split_batch
 from .places import decoded_folder
-from .reporting import Samples, report
+from .reporting import report, save_samples
 from .run import (
     BASELINE,
     CONFUSION_FILE,
@@ -59,10 +61,12 @@ from .run import (
     SAMPLES_FILE,
     HeadName,
     Run,
+    checkpoint_path,
+    partial_path,
     read_groups,
     read_spaces,
 )
-from .training import EpochMetrics, Head, Trunk, fit, has_moving_statistics
+from .training import Head, Trunk, fit, has_moving_statistics
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +91,7 @@ def train_baseline(run: Run) -> List[str]:
     """Encoder and subnet 0 with cross-entropy."""
     name = HeadName(0, BASELINE)
     encoder = new_encoder(run)
+    check_strides(run.config, encoder.output_stride)
     head = new_head(run, name, encoder, PixelCrossEntropy(run.num_classes), run.config.baseline)
     _fit(run, make_trunk(run, encoder, run.config.baseline), [head], run.config.baseline, "baseline")
     return [
@@ -110,8 +115,6 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         cache_bytes=data.cache_megabytes << 20,
         files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
     )
-    if schedule.batch_size < len(run.devices):
-        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {len(run.devices)} devices")
     if schedule.epochs:
         _log_batch(run, trunk, heads, schedule, stage)
 
@@ -131,10 +134,11 @@ def _fit(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: s
         heads,
         devices=run.devices,
         schedule=schedule,
-        checkpoint_path=run.folder / f"{stage}.checkpoint.npz",
+        checkpoint_path=checkpoint_path(run.folder, stage),
         title=stage,
         first_epoch=first_epoch,
         amp=run.config.amp,
+        seed=run.config.seed,
         on_epoch=on_epoch,
     )
 
@@ -166,9 +170,16 @@ def count_confusion(run: Run, files: Sequence[str]) -> List[str]:
             continue
         if split is run.val:
             _log.warning("%s: counted on the validation images, which leak into what is made from it", file)
-        counted = evaluate(split, predictors, tables, workers=run.config.data.workers, title="confusion")[BASELINE]
+        state = _state(run, "confusion", key)
+        options = {"workers": run.config.data.workers, "title": "confusion", "state": state}
+        counted = evaluate(split, predictors, tables, **options)[BASELINE]
         counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
     return list(files)
+
+
+def _state(run: Run, stage: str, split: str) -> State:
+    """What was counted before the stage was interrupted; it belongs to what the stage is being made from."""
+    return State(partial_path(run.folder, stage, split), sha256(begun_path(run.folder, stage)))
 
 
 def choose_groups(run: Run) -> List[str]:
@@ -240,12 +251,10 @@ def evaluate_cells(run: Run) -> List[str]:
         fused = {cell.key: make_view(cell, spaces, run.num_classes, frequency) for cell in run.config.cells}
         return {**fused, **{str(name): View((str(name),)) for name in alone}}
 
-    samples = Samples(run)
     predictors = make_predictors(run, names, spaces, views)
-    counted = evaluate(
-        run.val, predictors, tables, workers=run.config.data.workers, title="evaluate", on_image=samples.add
-    )
-    samples.save(run.folder / SAMPLES_FILE)
+    state = _state(run, "evaluate", "val")
+    counted = evaluate(run.val, predictors, tables, workers=run.config.data.workers, title="evaluate", state=state)
+    save_samples(run, predictors)
     write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
     return [SAMPLES_FILE, COUNTS_FILE]
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -9,11 +10,11 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from . import checkpoint, progress
+from . import checkpoint, interrupts, progress
 from .backend import mx
 from .config import Schedule
-from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
+from .epoch_metrics import EpochMetrics
 from .errors import ConfsegError
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
@@ -21,6 +22,8 @@ from .passes import GradientSums, split_batch
 from .profiling import phase, waiting
 
 autograd, nd = mx.autograd, mx.nd
+
+CHECKPOINT_SECONDS = 600.0  # between two checkpoints within an epoch: what a kill may cost
 
 _log = logging.getLogger(__name__)
 
@@ -199,38 +202,6 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
     return [parameter for trainer in trainers for parameter in trainer._params if parameter.grad_req != "null"]
 
 
-@dataclass
-class EpochMetrics:
-    """Per head, the summed loss and the confusion matrix on an epoch's crops, at the features' resolution."""
-
-    losses: Dict[str, float]
-    matrices: Dict[str, ConfusionMatrix]
-    samples: int = 0
-
-    @classmethod
-    def empty(cls, heads: Sequence[Head]) -> "EpochMetrics":
-        matrices = {head.name: ConfusionMatrix(head.block.subnet.num_outputs) for head in heads}
-        return cls({head.name: 0.0 for head in heads}, matrices)
-
-    def add(self, heads: Sequence[Head], batch: Batch, losses: np.ndarray, logits: List[np.ndarray]) -> None:
-        self.samples += len(batch.ids)
-        for head, loss, scores in zip(heads, losses, logits):
-            self.losses[head.name] += float(loss.sum())
-            stride = -(-batch.labels.shape[1] // scores.shape[2])
-            label = head.output_of_label[batch.labels[:, stride // 2 :: stride, stride // 2 :: stride]]
-            height, width = label.shape[1:]
-            self.matrices[head.name].update(label, scores[:, :, :height, :width].argmax(axis=1))
-
-    def loss(self, name: str) -> float:
-        return self.losses[name] / max(self.samples, 1)
-
-    def summary(self) -> Dict[str, str]:
-        """Mean over the heads of the loss, and of mIoU in percent."""
-        loss = np.mean([self.loss(name) for name in self.losses])
-        miou = 100 * np.nanmean([matrix.mean_iou() for matrix in self.matrices.values()])
-        return {"loss": f"{loss:.3f}", "train mIoU": f"{miou:.1f}"}
-
-
 def run_epoch(
     epoch: int,
     batches: Iterator[Batch],
@@ -240,20 +211,26 @@ def run_epoch(
     devices: Sequence[mx.Context],
     schedule: Schedule,
     updates: int,
+    metrics: EpochMetrics,
     bar: tqdm,
+    first: int = 0,
     scales: Optional[Sequence[LossScale]] = None,
-) -> EpochMetrics:
-    """`updates` steps of epoch `epoch`; ConfsegError where a loss is not finite, naming epoch, update and images.
+    seed: int = 0,
+    on_update: Callable[[int], None] = lambda update: None,
+) -> None:
+    """Steps `first` to `updates` of epoch `epoch`; what they give is added to `metrics`.
 
-    So too where mixed precision's gradients overflow at every loss scale down to 1.
+    Random operators (dropout) draw from `seed`, epoch and step. `on_update` is told the number of finished steps.
+    ConfsegError where a loss is not finite, naming epoch, update and images, and where mixed precision's gradients
+    overflow at every loss scale down to 1.
     """
-    metrics = EpochMetrics.empty(heads)
-    for index, batch in zip(range(updates), waiting(batches, "waiting for images")):
+    for index, batch in zip(range(first, updates), waiting(batches, "waiting for images")):
         factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
         if trunk.trainer is not None:
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
         for head in heads:
             head.trainer.set_learning_rate(factor * head.learning_rate)
+        mx.random.seed(zlib.crc32(f"{seed}/{epoch}/{index}".encode()) & 0x7FFFFFFF)
         losses, logits = step(batch, trunk, heads, devices, schedule, scales)
         where = f"in epoch {epoch + 1}, update {index + 1} (images {', '.join(batch.ids)}); lower the learning rate"
         where += "" if scales is None else ", or set amp: false"
@@ -268,7 +245,26 @@ def run_epoch(
         if index % 10 == 9 or index == updates - 1:
             bar.set_postfix(metrics.summary(), refresh=False)
         bar.update()
-    return metrics
+        on_update(index + 1)
+
+
+class _Saving:
+    """Writes a training's checkpoints: where it is (epoch, update), and what is not in the trainers."""
+
+    def __init__(self, kept: checkpoint.Kept, scales: Optional[Sequence[LossScale]], seconds: float):
+        self._kept, self._scales = kept, scales or ()
+        self._begun = time.monotonic() - seconds
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+
+    def save(self, epoch: int, update: int, metrics: EpochMetrics) -> None:
+        state = {"epoch": epoch, "update": update, "loss_scales": [asdict(scale) for scale in self._scales]}
+        state["metrics"] = metrics.to_tree() if update else None
+        with phase("checkpoints"):
+            self._kept.save({**state, "seconds": time.monotonic() - self._begun})
+        self._saved = time.monotonic()
 
 
 def fit(
@@ -282,47 +278,60 @@ def fit(
     title: str,
     first_epoch: int = 0,
     amp: bool = False,
+    seed: int = 0,
     on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
 ) -> None:
-    """Train for schedule.epochs, continuing from `checkpoint_path` where it exists; a checkpoint after every epoch.
+    """Train for schedule.epochs, continuing from `checkpoint_path` where it exists.
 
-    `first_epoch` offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops.
-    `amp` scales the losses, for a trunk and heads in mixed precision.
+    A checkpoint is written after every epoch, every CHECKPOINT_SECONDS within one, and at Ctrl-C, after the update
+    that it comes in; where it was written changes no number. `first_epoch` offsets the epoch number that seeds
+    shuffling and augmentation, so that a second stage sees new crops; `seed` is that of random operators (dropout).
+    `amp` scales the losses, for a trunk and heads in mixed precision. Raises KeyboardInterrupt after Ctrl-C.
     """
     updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
-    previous = checkpoint_path.with_name(f"previous-{checkpoint_path.name}")
-    meta, damaged = checkpoint.load_newest((checkpoint_path, previous), _trainers(trunk, heads))
-    for line in damaged:
-        _log.warning("%s; falling back to the checkpoint before it", line)
-    done = meta or {"epoch": 0, "seconds": 0.0}
+    kept = checkpoint.Kept(checkpoint_path, _trainers(trunk, heads))
+    done = {"epoch": 0, "update": 0, "seconds": 0.0, **kept.load()}
     scales = loss_scales(trunk, heads) if amp else None
     for scale, saved in zip(scales or (), done.get("loss_scales", ())):
         scale.value, scale.steady = saved["value"], saved["steady"]
-    start, earlier, started = done["epoch"], done["seconds"], time.monotonic()
-    if start:
-        _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
-    total = schedule.epochs * updates
-    with progress.bar(total, title, "update", initial=start * updates) as bar:
+    start, first = done["epoch"], done["update"]
+    if start or first:
+        within = f", update {first} of {updates} of the next" if first else ""
+        _log.info("%s: continuing after epoch %d of %d%s", title, start, schedule.epochs, within)
+    saving = _Saving(kept, scales, done["seconds"])
+    bar = progress.bar(schedule.epochs * updates, title, "update", initial=start * updates + first)
+    with bar, interrupts.postponed() as interrupted:
         for epoch in range(start, schedule.epochs):
-            metrics = run_epoch(
+            metrics = EpochMetrics.from_tree(done["metrics"]) if first else EpochMetrics.empty(heads)
+
+            def on_update(update: int, epoch: int = epoch, metrics: EpochMetrics = metrics) -> None:
+                stop = interrupted()
+                if update < updates and (stop or saving.due()):
+                    saving.save(epoch, update, metrics)
+                if update < updates and stop:
+                    raise KeyboardInterrupt
+
+            run_epoch(
                 epoch,
-                loader.epoch(first_epoch + epoch),
+                loader.epoch(first_epoch + epoch, first),
                 trunk,
                 heads,
                 devices=devices,
                 schedule=schedule,
                 updates=updates,
+                metrics=metrics,
                 bar=bar,
+                first=first,
                 scales=scales,
+                seed=seed,
+                on_update=on_update,
             )
             average_statistics(trunk.encoder, heads)
-            if checkpoint_path.exists():
-                checkpoint_path.replace(previous)
-            seconds = earlier + time.monotonic() - started
-            state = {"epoch": epoch + 1, "seconds": seconds, "loss_scales": [asdict(s) for s in scales or ()]}
-            with phase("checkpoints"):
-                checkpoint.save(checkpoint_path, _trainers(trunk, heads), state)
+            first = 0
+            saving.save(epoch + 1, 0, metrics)
             on_epoch(epoch, metrics)
+            if interrupted():
+                raise KeyboardInterrupt
 
 
 def average_statistics(encoder: mx.gluon.Block, heads: Sequence[Head]) -> None:

@@ -11,15 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors options packages places cuda files table tensor_files arg_max progress backend profiling probes doctor "
-    "labels paper confusion groups config data nn complexity checkpoint passes mixed_precision training inference "
-    "evaluation run manifests origins building results seeds paper_tables figures page reporting stages chain info "
-    "pipeline study using video prediction evaluating official export labelmaps counting confusion_files comparing "
-    "grouping checking cli"
+    "errors options packages places cuda files table tensor_files arg_max progress interrupts backend profiling probes "
+    "doctor labels paper confusion groups config data preflight nn complexity checkpoint passes mixed_precision "
+    "epoch_metrics training inference evaluation run manifests origins building results seeds paper_tables figures "
+    "page reporting stages chain info pipeline study using video prediction evaluating official export labelmaps "
+    "counting confusion_files comparing grouping checking cli"
 ).split()
 WITHOUT_MXNET = (
-    "errors options packages places cuda files table tensor_files arg_max progress probes doctor labels paper "
-    "confusion groups config data manifests results seeds paper_tables figures page official labelmaps counting "
+    "errors options packages places cuda files table tensor_files arg_max progress interrupts probes doctor labels "
+    "paper confusion groups config data preflight manifests results seeds paper_tables figures page official labelmaps "
+    "counting "
     "confusion_files comparing grouping checking"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
