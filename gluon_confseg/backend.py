@@ -13,6 +13,7 @@ from typing import Dict, List, Sequence, Union
 
 import numpy
 
+from . import __version__
 from .cuda import (
     CPU_INSTALL,
     DRIVER_LIBRARY,
@@ -207,9 +208,9 @@ def settle() -> None:
 
 def versions() -> Dict[str, str]:
     """Versions of what decides a result, for its record; packages that are absent are left out."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"gluon_confseg": __version__, "python": platform.python_version(), "platform": platform.platform()}
     # From the metadata: gluoncv.__version__ says 0.11.0 in 0.10.5.post0.
-    for package in ("numpy", "mxnet", "mxnet-cu112", "gluoncv", "opencv-python", "opencv-python-headless"):
+    for package in ("numpy", "mxnet", "mxnet-cu112", "gluoncv", "opencv-python", "opencv-python-headless", "Pillow"):
         version = installed(package)
         if version:
             found[package] = version

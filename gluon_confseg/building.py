@@ -13,7 +13,6 @@ from .backend import mx, settle
 from .config import LOSS_SETTINGS, Cell, Config, Loss, Schedule
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
-from .files import atomic_path
 from .groups import OutputSpace, OutputSpaces
 from .inference import Manner, Predictor, View
 from .mixed_precision import half_type, to_half
@@ -34,7 +33,7 @@ from .nn import (
 )
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
-from .nn.weights import load_parameters
+from .nn.weights import load_parameters, whole_file
 from .run import BASELINE, CONFUSION_FILE, HeadName, Run, TrainedRun, encoder_file, read_spaces
 from .training import Head, HeadLoss, Trunk, make_trainer
 
@@ -181,6 +180,19 @@ def make_subnet(
     return SubnetBlock(outputs, **settings.model_dump(exclude={"weights"}))
 
 
+def check_strides(config: Config, output_stride: int) -> None:
+    """ConfsegError where a loss's stride, of either stage, does not divide the encoder's output stride."""
+    _check_stride("baseline.loss_stride", config.baseline.loss_stride, output_stride)
+    _check_stride("subnets.loss_stride", config.subnets.loss_stride, output_stride)
+    for name, loss in config.losses.items():
+        _check_stride(f"losses.{name}.stride", loss.stride or 1, output_stride)
+
+
+def _check_stride(key: str, stride: int, output_stride: int) -> None:
+    if output_stride % stride:
+        raise ConfsegError(f"{key}: {stride} does not divide the encoder's output stride {output_stride}")
+
+
 def new_head(
     run: Run,
     name: HeadName,
@@ -213,8 +225,7 @@ def new_head(
     stride = schedule.loss_stride
     if name.loss != BASELINE:
         stride = run.config.losses[name.loss].stride or stride
-    if encoder.output_stride % stride:
-        raise ConfsegError(f"loss_stride: {stride} does not divide the encoder's output stride {encoder.output_stride}")
+    _check_stride("loss_stride", stride, encoder.output_stride)
     half = to_half(subnet, len(inputs), half_type(run.devices)) if run.config.amp else None
     block = _ready(run, HeadLoss(subnet, loss, encoder.output_stride // stride, half))
     table = label_table(output_of_class(space_of(name, spaces or {}), run.num_classes))
@@ -355,7 +366,6 @@ def make_predictors(
 def save_parameters(run: Run, block: mx.gluon.Block, name: str) -> str:
     """Write a file of the run's folder (worker 0 does); returns its name."""
     if run.job.first:
-        settle()
-        with atomic_path(run.folder / name) as temporary:
-            block.save_parameters(str(temporary))
+        with whole_file(run.folder / name) as temporary:
+            block.save_parameters(temporary)
     return name

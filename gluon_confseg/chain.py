@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from . import checkpoint, manifests
+from .backend import versions
 from .errors import ConfsegError
-from .files import read_json, sha256, write_json
+from .files import explained, read_json, sha256, write_json
 from .manifests import Origin
-from .run import Run, manifest_path
+from .run import Run, checkpoint_path, manifest_path
 from .sharing import await_files
 from .stages import Stage, stages_of
 
@@ -19,23 +20,88 @@ _WHOLE = ""  # stands for all outputs of a stage that makes them together
 
 
 def refuse_changed(this: Run) -> None:
-    """Raise ConfsegError where a stage was finished or begun with other settings or images; more cells are welcome."""
+    """Raise ConfsegError where a stage was finished or begun with other settings, images or versions.
+
+    So too where its files are not those that it wrote. More cells are welcome.
+    """
     for stage in stages_of(this.config):
-        if not all(manifest_path(this.folder, name).exists() for name in stage.upstream):
-            continue
-        now = _origins(this, stage, _made_from(this, stage))
-        for verb, earlier in (("finished", _finished(this, stage)), ("begun", _begun(this, stage))):
-            pairs = [(name, origin) for name, origin in earlier.items() if name in now]
-            changed = [change for name, origin in pairs for change in manifests.differences(origin, now[name])]
-            lost = [str(change) for change in changed if not change.harmless]
-            if verb == "begun":  # its checkpoint is of all its heads
-                lost += [f"no cell needs {name}" for name in earlier if name not in now]
+        for verb, lost in _lost(this, stage).items():
             if lost:
                 raise ConfsegError(
-                    f"{this.folder}: stage {stage.name} was {verb} with other settings "
-                    f"({'; '.join(dict.fromkeys(lost))}); choose another --output, or --restart to redo it and what "
-                    "follows"
+                    f"{this.folder}: stage {stage.name} was {verb} with other settings, data or versions "
+                    f"({'; '.join(lost)}); choose another --output, --restart to redo it and what follows, or "
+                    "--allow-different to keep what was trained and have the differences noted in the results"
                 )
+
+
+def keep_changed(this: Run) -> None:
+    """Take what was trained, counted and grouped as made from what is there now, and note the differences."""
+    for stage in stages_of(this.config):
+        for verb, lost in _lost(this, stage).items():
+            if lost and stage.name not in ("evaluate", "report"):  # made again, so that the results fit the cells
+                _log.warning("%s: %s before, and kept in spite of %s", stage.name, verb, "; ".join(lost))
+                _accept(this, stage, verb, lost)
+
+
+def _lost(this: Run, stage: Stage) -> Dict[str, List[str]]:
+    """What the user would lose by redoing a stage that was finished or begun: the reasons for redoing it."""
+    if not all(manifest_path(this.folder, name).exists() for name in stage.upstream):
+        return {}
+    now, lost = _origins(this, stage, _made_from(this, stage)), {}
+    for verb, earlier in (("finished", _finished(this, stage)), ("begun", _begun(this, stage))):
+        pairs = [(name, origin) for name, origin in earlier.items() if name in now]
+        changed = [change for name, origin in pairs for change in manifests.differences(origin, now[name])]
+        found = [str(change) for change in changed if not change.harmless]
+        if verb == "finished":
+            found += manifests.damaged(this.folder, _digests(this, stage, now))
+        elif earlier:  # its checkpoint is of all its heads
+            found += [f"no cell needs {name}" for name in earlier if name not in now]
+            found += manifests.other_versions(read_json(manifests.begun_path(this.folder, stage.name)), versions())
+        lost[verb] = list(dict.fromkeys(found))
+    return lost
+
+
+def _digests(this: Run, stage: Stage, wanted: Iterable[str]) -> Dict[str, str]:
+    """Of the files that a stage wrote, and that are still wanted."""
+    if stage.files is not None:
+        return {name: record["sha256"] for name, record in _records(this, stage).items() if name in wanted}
+    path = manifest_path(this.folder, stage.name)
+    return read_json(path)["outputs"] if path.exists() else {}
+
+
+def _accept(this: Run, stage: Stage, verb: str, lost: List[str]) -> None:
+    now = _origins(this, stage, _made_from(this, stage))
+    if verb == "begun":
+        path, begun = manifests.begun_path(this.folder, stage.name), _begun(this, stage)
+        tree = {**read_json(path), "versions": versions()}
+        origins = {name: manifests.kept(origin, now.get(name, origin)) for name, origin in begun.items()}
+        tree.update({"made_from": origins[_WHOLE]} if stage.files is None else {"files": origins})
+    else:
+        path = manifest_path(this.folder, stage.name)
+        tree = read_json(path) if path.exists() else {}
+        if stage.files is None:
+            tree["made_from"] = manifests.kept(tree["made_from"], now[_WHOLE])
+            tree["outputs"] = _present(this, tree["outputs"])
+        else:
+            _accept_records(this, stage, now)
+    write_json(path, {**tree, "in_spite_of": [*tree.get("in_spite_of", []), *lost]})
+    last = stages_of(this.config)[-1]
+    _unlink(manifest_path(this.folder, last.name))  # made again: the results name what was accepted
+
+
+def _accept_records(this: Run, stage: Stage, now: Dict[str, Origin]) -> None:
+    records = _records(this, stage)
+    for name, record in records.items():
+        if name in now:
+            digest = _present(this, {name: record["sha256"]})[name]
+            records[name] = {**record, "made_from": manifests.kept(record["made_from"], now[name]), "sha256": digest}
+    write_json(manifests.records_path(this.folder, stage.name), records)
+
+
+def _present(this: Run, digests: Dict[str, str]) -> Dict[str, str]:
+    """With the digests of the files as they are."""
+    paths = {name: this.folder / name for name in digests}
+    return {name: sha256(path) if path.exists() else digests[name] for name, path in paths.items()}
 
 
 def _origins(this: Run, stage: Stage, origin: Origin) -> Dict[str, Origin]:
@@ -90,7 +156,8 @@ def run_stage(this: Run, stage: Stage) -> None:
     outputs, seconds = _timed(this, stage)
     if this.job.first:
         digests = {name: sha256(this.folder / name) for name in outputs}
-        _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": round(seconds, 2)})
+        accepted = _in_spite_of(read_json(manifests.begun_path(this.folder, stage.name)))
+        _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": round(seconds, 2), **accepted})
     await_files(this, outputs)
 
 
@@ -102,16 +169,24 @@ def _begin(this: Run, stage: Stage) -> Optional[Origin]:
         manifest = read_json(path)
         changed = _reasons(this, manifest["made_from"], made_from, manifest["outputs"])
         if not changed:
+            _clean(this, stage)
             _log.info("%s: finished before (%.0f s), skipped", stage.name, manifest["seconds"])
             return None
         _log.warning("%s: done again, because of %s", stage.name, "; ".join(changed))
-        _remove_checkpoints(this.folder, stage)
+        if manifest["made_from"] != made_from:  # else its last checkpoint gives the files back
+            _remove_checkpoints(this.folder, stage)
     begun = manifests.begun_path(this.folder, stage.name)
-    changed = manifests.differences(manifests.read_made_from(begun), made_from) if begun.exists() else []
+    earlier = read_json(begun) if begun.exists() else {"made_from": made_from}
+    changed = list(map(str, manifests.differences(earlier["made_from"], made_from)))
+    if not path.exists():
+        changed += manifests.other_versions(earlier, versions())
     if changed:
-        _log.warning("%s: begun again, because of %s", stage.name, "; ".join(map(str, changed)))
+        _log.warning("%s: begun again, because of %s", stage.name, "; ".join(changed))
         _remove_checkpoints(this.folder, stage)
-    write_json(begun, {"made_from": made_from})
+        earlier = {}
+    # first the one, then the other: a checkpoint is never without the word of what it was made from
+    write_json(begun, {"made_from": made_from, "versions": versions(), **_in_spite_of(earlier)})
+    _unlink(path)
     return made_from
 
 
@@ -125,14 +200,21 @@ def _run_file_by_file(this: Run, stage: Stage) -> None:
         return
     made_from = _made_from(this, stage)
     wanted, records = stage.files(this, made_from), _records(this, stage)
+    path = manifest_path(this.folder, stage.name)
+    accepted = _in_spite_of(read_json(path)) if path.exists() else {}
     passes = _planned(this, stage, wanted, records)
     this.job.tell(passes or [])
     if passes is None:
+        _clean(this, stage)
+        _log.info("%s: finished before (%.0f s), skipped", stage.name, read_json(path)["seconds"])
         return
     for names in passes:
         records = {name: record for name, record in records.items() if name not in names}
         write_json(manifests.records_path(this.folder, stage.name), records)
-        write_json(manifests.begun_path(this.folder, stage.name), {"files": {name: wanted[name] for name in names}})
+        begun = manifests.begun_path(this.folder, stage.name)
+        accepted = {**accepted, **(_in_spite_of(read_json(begun)) if begun.exists() else {})}
+        files = {name: wanted[name] for name in names}
+        write_json(begun, {"files": files, "versions": versions(), **accepted})
         this.job.barrier()  # now the checkpoints that there are belong to these files
         _, seconds = _timed(this, stage, names)
         for name in names:
@@ -142,7 +224,11 @@ def _run_file_by_file(this: Run, stage: Stage) -> None:
         await_files(this, names)
     digests = {name: records[name]["sha256"] for name in wanted}
     seconds = round(sum(records[name]["seconds"] for name in wanted), 2)
-    _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": seconds})
+    _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": seconds, **accepted})
+
+
+def _in_spite_of(tree: Dict[str, Any]) -> Dict[str, List[str]]:
+    return {"in_spite_of": tree["in_spite_of"]} if "in_spite_of" in tree else {}
 
 
 def _planned(
@@ -152,7 +238,6 @@ def _planned(
     lacking = _lacking(this, stage, wanted, records)
     path = manifest_path(this.folder, stage.name)
     if not lacking and path.exists() and read_json(path)["outputs"].keys() == wanted.keys():
-        _log.info("%s: finished before (%.0f s), skipped", stage.name, read_json(path)["seconds"])
         return None
     kept = [name for name in wanted if name not in lacking]
     if kept:
@@ -164,7 +249,10 @@ def _planned(
 def _lacking(this: Run, stage: Stage, wanted: Dict[str, Origin], records: Dict[str, manifests.Record]) -> List[str]:
     """The files that are missing, or were made from something else; the log says from what."""
     there = [name for name in wanted if name in records]
-    reasons = {name: _reasons(this, records[name]["made_from"], wanted[name], [name]) for name in there}
+    reasons = {
+        name: _reasons(this, records[name]["made_from"], wanted[name], {name: records[name]["sha256"]})
+        for name in there
+    }
     redone = [name for name in there if reasons[name]]
     if redone:
         why = dict.fromkeys(reason for name in redone for reason in reasons[name])
@@ -175,7 +263,10 @@ def _lacking(this: Run, stage: Stage, wanted: Dict[str, Origin], records: Dict[s
 def _passes(this: Run, stage: Stage, wanted: Dict[str, Origin], lacking: List[str]) -> List[List[str]]:
     """The files that are made together: first those of a checkpoint, in its order, then the others that are lacking."""
     begun = _begun(this, stage)
-    if begun and all(name in wanted and origin == wanted[name] for name, origin in begun.items()):
+    other = (
+        manifests.other_versions(read_json(manifests.begun_path(this.folder, stage.name)), versions()) if begun else []
+    )
+    if begun and not other and all(name in wanted and origin == wanted[name] for name, origin in begun.items()):
         return [names for names in ([*begun], [name for name in lacking if name not in begun]) if names]
     if begun:
         _log.warning("%s: begun again, because the files that were begun are no longer wanted as they were", stage.name)
@@ -186,32 +277,45 @@ def _passes(this: Run, stage: Stage, wanted: Dict[str, Origin], lacking: List[st
 def _timed(this: Run, stage: Stage, *names: List[str]) -> Tuple[List[str], float]:
     """Do the stage's work; returns its outputs and its seconds, those before an interruption included."""
     started = time.monotonic()
-    earlier = checkpoint.read_meta(this.folder / f"{stage.name}.checkpoint.npz").get("seconds", 0.0)
+    earlier = checkpoint.newest_meta(checkpoint_path(this.folder, stage.name)).get("seconds", 0.0)
     outputs = stage.work(this, *names) if this.job.first or stage.shared else []
     return outputs, earlier + time.monotonic() - started
 
 
 def _finish(this: Run, stage: Stage, manifest: Dict[str, Any]) -> None:
-    write_json(manifest_path(this.folder, stage.name), manifest)
-    begun = manifests.begun_path(this.folder, stage.name)
-    if begun.exists():
-        begun.unlink()
+    write_json(manifest_path(this.folder, stage.name), {**manifest, "versions": versions()})
+    _clean(this, stage)
     _log.info("%s: finished in %.0f s", stage.name, manifest["seconds"])
 
 
-def _reasons(this: Run, old: Origin, new: Origin, outputs: Iterable[str]) -> List[str]:
+def _clean(this: Run, stage: Stage) -> None:
+    """Remove what only an unfinished stage needs; the last checkpoint of one that makes its files together stays."""
+    _unlink(manifests.begun_path(this.folder, stage.name))
+    for path in _checkpoints(this.folder, stage):
+        if stage.files is not None or path != checkpoint_path(this.folder, stage.name):
+            _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    with explained(path):
+        path.unlink(missing_ok=True)
+
+
+def _reasons(this: Run, old: Origin, new: Origin, outputs: Dict[str, str]) -> List[str]:
     """Why outputs that there were must be made again."""
-    return [*map(str, manifests.differences(old, new)), *manifests.missing(this.folder, outputs)]
+    changed = [*manifests.missing(this.folder, outputs), *manifests.damaged(this.folder, outputs)]
+    return [*map(str, manifests.differences(old, new)), *changed]
 
 
 def _checkpoints(folder: Path, stage: Stage) -> List[Path]:
-    names = (f"{stage.name}.checkpoint.npz", f"previous-{stage.name}.checkpoint.npz")
-    return [folder / name for name in names if (folder / name).exists()]
+    """Checkpoints and counts of a stage that is not finished."""
+    partial = sorted(folder.glob(f"{stage.name}-*.partial.npz"))
+    return [*checkpoint.newest_first(checkpoint_path(folder, stage.name)), *partial]
 
 
 def _remove_checkpoints(folder: Path, stage: Stage) -> None:
     for stale in _checkpoints(folder, stage):
-        stale.unlink()
+        _unlink(stale)
 
 
 def _made_from(this: Run, stage: Stage) -> Origin:

@@ -1,36 +1,116 @@
 """One training state, saved atomically and restored exactly: parameters, optimiser state, how far it got."""
 
 import json
+import logging
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from .backend import mx, settle
 from .errors import ConfsegError
-from .files import PathLike, read_npz, write_npz
+from .files import explained, read_npz, write_npz
 
 Trainers = Sequence[mx.gluon.Trainer]
 
+_log = logging.getLogger(__name__)
 
-def save(path: PathLike, trainers: Trainers, meta: Dict[str, Any]) -> None:
-    """Write parameters and momenta of all trainers, and `meta` (JSON-able), to one npz file."""
+
+class Kept:
+    """The newest checkpoint of a training, at `path`, and the one before it, previous-NAME; older ones are gone."""
+
+    def __init__(self, path: Path, trainers: Trainers):
+        self._path, self._trainers = path, trainers
+        self._damaged = False  # the newest one is, and must not replace the one before it
+
+    def load(self) -> Dict[str, Any]:
+        """Restore the newest one that is whole into trainers over the same parameters; returns its `meta`, or {}.
+
+        A damaged one is logged. Raises ConfsegError where one belongs to another network.
+        """
+        for trainer in self._trainers:
+            _connect(trainer)
+        for path in newest_first(self._path):
+            try:
+                arrays, meta = _read(path)
+            except ConfsegError as error:
+                self._damaged = self._damaged or path == self._path
+                _log.warning("%s; falling back to the checkpoint before it", error)
+                continue
+            _restore(path, self._trainers, arrays)
+            return meta
+        if self._damaged:
+            _log.warning("%s: no checkpoint is whole; the training starts over", self._path)
+        return {}
+
+    def save(self, meta: Dict[str, Any]) -> None:
+        """Write parameters and momenta of all trainers, and `meta` (JSON-able), to one npz file.
+
+        Raises ConfsegError where it cannot be written, and for a parameter that is not finite.
+        """
+        arrays = _collect(self._trainers)
+        if self._path.exists() and not self._damaged:
+            with explained(self._path):  # before writing: so the disk needs room for two, not for three
+                self._path.replace(_previous(self._path))
+        write_npz(self._path, {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays})
+        self._damaged = False
+
+
+def newest_first(path: Path) -> List[Path]:
+    """The checkpoints that there are of a training whose newest is, or was, at `path`."""
+    return [each for each in (path, _previous(path)) if each.exists()]
+
+
+def newest_meta(path: Path) -> Dict[str, Any]:
+    """The `meta` of the newest checkpoint that is whole; empty where there is none."""
+    for each in newest_first(path):
+        try:
+            return _meta(each, read_npz(each, ["meta"]))
+        except ConfsegError:
+            continue
+    return {}
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"previous-{path.name}")
+
+
+def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+    arrays = read_npz(path)
+    return arrays, _meta(path, arrays)
+
+
+def _meta(path: Path, arrays: Dict[str, np.ndarray]) -> Dict[str, Any]:
+    try:
+        return dict(json.loads(arrays.pop("meta").tobytes().decode()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfsegError(f"{path} is no checkpoint; delete it and run again") from error
+
+
+def _collect(trainers: Trainers) -> Dict[str, np.ndarray]:
+    """By "TRAINER.PARAMETER.value" and ".momentum"; ".value1" and so on where the other devices' values differ."""
     settle()
-    arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
+    arrays = {}
     for number, trainer in enumerate(trainers):
         for index, parameter in enumerate(trainer._params):
-            arrays[f"{number}.{index}.value"] = parameter.data(parameter.list_ctx()[0]).asnumpy()
+            key = f"{number}.{index}"
+            for copy, value in enumerate(_copies(parameter)):
+                arrays[f"{key}.value{copy or ''}"] = value
+                if not np.isfinite(value).all():
+                    raise ConfsegError(f"{parameter.name} is not finite after the last update; lower the learning rate")
         for index, state in _momenta(trainer).items():
             arrays[f"{number}.{index}.momentum"] = state.asnumpy()
-    write_npz(path, arrays)
+    return arrays
 
 
-def load(path: PathLike, trainers: Trainers) -> Dict[str, Any]:
-    """Restore what `save` wrote into trainers over the same parameters; returns its `meta`.
+def _copies(parameter: mx.gluon.Parameter) -> List[np.ndarray]:
+    """The values on each device where they differ, as BatchNorm's statistics do within an epoch, else the first's."""
+    devices = parameter.list_ctx() if parameter.grad_req == "null" else parameter.list_ctx()[:1]
+    first, *others = (parameter.data(ctx).asnumpy() for ctx in devices)
+    return [first, *others] if any((first != other).any() for other in others) else [first]
 
-    Raises ConfsegError where the file is damaged or belongs to another network.
-    """
-    arrays, meta = _read(Path(path))
+
+def _restore(path: Path, trainers: Trainers, arrays: Dict[str, np.ndarray]) -> None:
     wanted = [
         (f"{number}.{index}.value", parameter)
         for number, trainer in enumerate(trainers)
@@ -41,44 +121,27 @@ def load(path: PathLike, trainers: Trainers) -> Dict[str, Any]:
             raise ConfsegError(f"{path} holds another network ({parameter.name} differs); delete it and run again")
     for key, parameter in wanted:
         parameter.set_data(mx.nd.array(arrays[key], dtype=parameter.dtype))
+        for copy, ctx in enumerate(parameter.list_ctx()):
+            if copy and f"{key}{copy}" in arrays:
+                parameter.data(ctx)[:] = mx.nd.array(arrays[f"{key}{copy}"], ctx=ctx, dtype=parameter.dtype)
     for number, trainer in enumerate(trainers):
-        _restore_momenta(trainer, {k: v for k, v in arrays.items() if k.startswith(f"{number}.")}, number)
-    return meta
+        _restore_momenta(trainer, arrays, number)
 
 
-def load_newest(paths: Sequence[PathLike], trainers: Trainers) -> Tuple[Optional[Dict[str, Any]], List[str]]:
-    """Restore the first of `paths` that is whole; returns its meta (None where none is) and a line per damaged one."""
-    skipped = []
-    for path in paths:
-        if not Path(path).exists():
-            continue
-        try:
-            return load(path, trainers), skipped
-        except ConfsegError as error:
-            skipped.append(str(error))
-    return None, skipped
+def _connect(trainer: mx.gluon.Trainer) -> None:
+    """Make its key-value store, which copies the first device's parameters to the others, BatchNorm's too.
 
-
-def read_meta(path: PathLike) -> Dict[str, Any]:
-    """The `meta` of a checkpoint; empty where there is none, or it is damaged."""
-    try:
-        return _read(Path(path))[1]
-    except ConfsegError:
-        return {}
-
-
-def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
-    arrays = read_npz(path)
-    try:
-        return arrays, json.loads(arrays.pop("meta").tobytes().decode())
-    except (KeyError, ValueError) as error:
-        raise ConfsegError(f"{path} is no checkpoint; delete it and run again") from error
+    Left to itself, it does so after the first gradients: after the devices' statistics have gone their own ways.
+    """
+    if not trainer._kv_initialized:
+        trainer._init_kvstore()
+    if trainer._params_to_init:
+        trainer._init_params()
 
 
 def _momenta(trainer: mx.gluon.Trainer) -> Dict[int, mx.nd.NDArray]:
     """Optimiser states by parameter index; those of the first device stand for all, which hold the same."""
-    if not trainer._kv_initialized:
-        trainer._init_kvstore()
+    _connect(trainer)
     if trainer._update_on_kvstore:
         raise ConfsegError("checkpoint: wants a Trainer with update_on_kvstore=False")
     return {i: state for i, state in trainer._updaters[0].states.items() if state is not None}

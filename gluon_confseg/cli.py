@@ -1,5 +1,6 @@
 """The command line: `confseg <verb>`. Thin: each verb imports what it needs, so that --help is quick."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -8,16 +9,18 @@ import click
 
 from . import __version__
 from .errors import ConfsegError
+from .interrupts import INTERRUPTED, second_ends
 from .options import parse_scales, parse_seeds, parse_size
 
 CONFIGS = Path(__file__).resolve().parent.parent / "experiments" / "configs"
 RESULTS = CONFIGS.parent / "results"
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 GPUS_HELP = "GPUs to use. Default: all that MXNet can use, else the CPU."
 SCALES_HELP = "Average the probabilities over these scales, as in 0.75,1,1.25."
 ENCODINGS = ("raw-ids", "train-ids", "colors")
 ENCODING_HELP = "What the PNGs hold. Default: found out, where only one is possible."
 WINDOW_HELP = "Slide a window of this size, overlapping by a third, over each image. Default: as in the run's config."
+RESTART_HELP = "Do again what was finished or begun with other settings, data or versions, and what follows from it."
+ALLOW_HELP = "Keep and continue what was finished or begun so; the results then name the differences."
 FLIP_HELP = "Add the left-right flipped image. Default: as in the run's config."
 
 
@@ -59,7 +62,8 @@ def cli(plugins: Tuple[str, ...]) -> None:
     multiple=True,
     help="Change a setting of the config, as in --set baseline.epochs=10. May be repeated.",
 )
-@click.option("--restart", is_flag=True, help="Redo the finished stages whose settings have changed, and what follows.")
+@click.option("--restart", is_flag=True, help=RESTART_HELP)
+@click.option("--allow-different", is_flag=True, help=ALLOW_HELP)
 @click.option(
     "--profile",
     is_flag=True,
@@ -77,6 +81,7 @@ def run(
     seed: Optional[int],
     overrides: Tuple[str, ...],
     restart: bool,
+    allow_different: bool,
     profile: bool,
     kvstore: str,
 ) -> None:
@@ -89,9 +94,9 @@ def run(
     from . import pipeline
     from .workers import joined
 
-    options = {"data_root": data_root, "output": output, "restart": restart, "profile": profile}
+    options = {"data_root": data_root, "output": output, "restart": restart, "allow_different": allow_different}
     with joined(kvstore) as job:
-        pipeline.run(path, overrides=settings, job=job, **options)
+        pipeline.run(path, overrides=settings, profile=profile, job=job, **options)
 
 
 @cli.command(context_settings={"allow_interspersed_args": False})
@@ -121,7 +126,8 @@ def launch(
 @click.option("--gpus", metavar="0,1", help=GPUS_HELP)
 @click.option("--cpu", is_flag=True, help="Use the CPU.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of the config.")
-@click.option("--restart", is_flag=True, help="As for confseg run.")
+@click.option("--restart", is_flag=True, help=RESTART_HELP)
+@click.option("--allow-different", is_flag=True, help=ALLOW_HELP)
 def study(
     name: str,
     file: Optional[str],
@@ -132,6 +138,7 @@ def study(
     cpu: bool,
     overrides: Tuple[str, ...],
     restart: bool,
+    allow_different: bool,
 ) -> None:
     """Run a config with a study's cells over several seeds, and test the differences paired by seed.
 
@@ -144,7 +151,8 @@ def study(
 
     plan = studies.read(Path(file) if file else CONFIGS.parent / "study.yaml", seeds)
     folder = Path(output) if output else Path("runs") / f"{path.stem}-study"
-    studies.run(path, plan, folder, overrides=settings, data_root=data_root, restart=restart)
+    options = {"data_root": data_root, "restart": restart, "allow_different": allow_different}
+    studies.run(path, plan, folder, overrides=settings, **options)
 
 
 @cli.command()
@@ -464,15 +472,23 @@ def device_setting(gpus: Optional[str], cpu: bool) -> List[str]:
 
 def main() -> None:
     """Entry point: exit code 0, 1 for a failure of ours, 2 for the user's mistakes, 130 after Ctrl-C."""
-    try:
-        code = cli.main(standalone_mode=False)
-    except ConfsegError as error:
-        print(f"confseg: error: {error}", file=sys.stderr)
-        code = 2
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("\nconfseg: interrupted; what was finished is saved, the same command continues", file=sys.stderr)
-        code = INTERRUPTED
+    again = f"what was finished is saved; go on with\n  {_command()}"
+    with second_ends("stopping; Ctrl-C again ends it at once", f"ended at once; {again}"):
+        try:
+            code = cli.main(standalone_mode=False)
+        except ConfsegError as error:
+            print(f"confseg: error: {error}", file=sys.stderr)
+            code = 2
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            print(f"\nconfseg: interrupted; {again}", file=sys.stderr)
+            code = INTERRUPTED
     sys.exit(code)
+
+
+def _command() -> str:
+    """This command, for a shell."""
+    name = sys.argv[0] if Path(sys.argv[0]).is_file() else "confseg"
+    return " ".join(map(shlex.quote, [name, *sys.argv[1:]]))

@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from .workers import ALONE, Job
 
 _log = logging.getLogger(__name__)
 
-OnImage = Callable[[int, np.ndarray, np.ndarray, Dict[str, np.ndarray]], None]
 SAVE_SECONDS = 20.0  # between two writes of the state: what a kill may cost
 
 
@@ -123,18 +122,15 @@ def evaluate(
     *,
     workers: int,
     title: str,
-    on_image: OnImage = lambda *_: None,
     state: Optional[State] = None,
     job: Job = ALONE,
-    kept: Sequence[int] = (),
 ) -> Dict[str, ConfusionMatrix]:
     """Counts of each view of the predictors (one per device, of the same network) over a labelled data set.
 
-    `output_of_label` maps, for each view, a uint8 label (255 = ignore) to the view's outputs. `on_image` is called with
-    (index, image, label, predictions), in order. Memory does not grow with the number of images. With `state`, images
-    whose ids it holds are neither read nor counted again, and an interruption, whatever it is, leaves it on disk.
-    The workers of a `job` share the images, without a state, and all return the counts of all: `on_image` sees the
-    worker's own ones, of which worker 0 has those whose indices are `kept`.
+    `output_of_label` maps, for each view, a uint8 label (255 = ignore) to the view's outputs. Memory does not grow with
+    the number of images. With `state`, images whose ids it holds are neither read nor counted again, and an
+    interruption, whatever it is, leaves it on disk. The workers of a `job` share the images, without a state, and all
+    return the counts of all.
     """
     outputs = {key: int(table[table != 255].max()) + 1 for key, table in output_of_label.items()}
     counted = Counted({key: ConfusionMatrix(number) for key, number in outputs.items()})
@@ -142,7 +138,7 @@ def evaluate(
     counted = state.load(counted) if state else counted
     before = set(counted.ids)
     left = [index for index, id_ in enumerate(dataset.ids) if id_ not in before]
-    part = _Part(dataset, job.share(left, kept))
+    part = _Part(dataset, job.share(left))
 
     def images() -> Iterator[Tuple[Tuple[int, np.ndarray], np.ndarray]]:
         for number, image, label in EvalLoader(part, workers):
@@ -151,14 +147,13 @@ def evaluate(
     total = len(before) + len(part)
     with progress.bar(total, title, "image", initial=len(before), shown=job.first) as bar:
         try:
-            for (index, label), image, predictions in label_all(predictors, waiting(images(), "waiting for images")):
+            for (index, label), _, predictions in label_all(predictors, waiting(images(), "waiting for images")):
                 added = {key: ConfusionMatrix(number) for key, number in outputs.items()}
                 with phase("counting"):
                     truth = {id(table): table[label] for table in output_of_label.values()}  # views share tables
                     for key, matrix in added.items():
                         matrix.update(truth[id(output_of_label[key])], predictions[key])
                 counted = counted.and_image(dataset.ids[index], added)  # one assignment: Ctrl-C finds all of it or none
-                on_image(index, image, label, predictions)
                 if state:
                     state.save_sometimes(counted)
                 bar.update()

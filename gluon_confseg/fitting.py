@@ -12,7 +12,7 @@ from .errors import ConfsegError
 from .mixed_precision import half_type
 from .passes import describe_batch, split_batch
 from .places import decoded_folder
-from .run import Run
+from .run import Run, checkpoint_path
 from .training import Course, EpochMetrics, Head, Trunk, fit
 
 _log = logging.getLogger(__name__)
@@ -66,10 +66,11 @@ def fit_heads(
         heads,
         devices=run.devices,
         schedule=schedule,
-        checkpoint_path=run.folder / f"{stage}.checkpoint.npz",
+        checkpoint_path=checkpoint_path(run.folder, stage),
         title=stage,
         first_epoch=first_epoch,
         amp=run.config.amp,
+        seed=run.config.seed,
         course=course,
         job=run.job,
         on_epoch=on_epoch,

@@ -14,6 +14,11 @@ Origin = Dict[str, Any]  # what something was made from: dotted setting, "images
 Record = Dict[str, Any]  # {"made_from": Origin, "sha256": digest, "seconds": share of the pass it was made in}
 
 
+# whose numbers a half-trained network must not be continued with others of; Python and the platform draw none
+_DECISIVE = ("gluon_confseg", "numpy", "mxnet", "mxnet-cu112", "gluoncv", "opencv-python", "opencv-python-headless")
+_DECISIVE += ("Pillow",)
+
+
 class Change(NamedTuple):
     """A setting, images or a file that is another one than it was; None is absent."""
 
@@ -54,6 +59,25 @@ def differences(old: Origin, new: Origin) -> List[Change]:
 
 def missing(folder: Path, names: Iterable[str]) -> List[str]:
     return [f"missing {name}" for name in names if not (folder / name).exists()]
+
+
+def damaged(folder: Path, digests: Dict[str, str]) -> List[str]:
+    """Files that are there, but not as they were written."""
+    there = [name for name in digests if (folder / name).exists()]
+    return [f"{name} is not the file that was written" for name in there if sha256(folder / name) != digests[name]]
+
+
+def other_versions(begun: Record, now: Dict[str, str]) -> List[str]:
+    """Packages that a stage was begun with another version of; none where that is not known."""
+    old = begun.get("versions", now)
+    changed = [key for key in _DECISIVE if old.get(key) != now.get(key)]
+    return [f"{key} {old.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
+
+
+def kept(old: Origin, new: Origin) -> Origin:
+    """The origin of what is kept in spite of other settings and images; other files it is still made again for."""
+    files = {key: value for key, value in old.items() if key.startswith("file ")}
+    return {**{key: value for key, value in new.items() if not key.startswith("file ")}, **files}
 
 
 def flat(key: str, value: Any) -> Origin:

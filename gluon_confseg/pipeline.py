@@ -8,15 +8,15 @@ import platform
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import __version__, config, launching, results
+from . import config, launching, preflight, results
 from .backend import devices, versions
-from .chain import refuse_changed, run_stage
+from .chain import keep_changed, refuse_changed, run_stage
 from .data import check_disjoint, find_root
 from .data.base import SegmentationDataset
 from .data.built_in import built_in_notice, built_in_root
 from .data.held_out import open_training_split, open_validation_split
 from .errors import ConfsegError
-from .files import write_json
+from .files import remove_unfinished, write_json
 from .mixed_precision import half_type
 from .profiling import profiled
 from .profiling import table as profile_table
@@ -36,12 +36,15 @@ def run(
     data_root: Optional[str] = None,
     output: Optional[str] = None,
     restart: bool = False,
+    allow_different: bool = False,
     profile: bool = False,
     overlay: Optional[Dict[str, Any]] = None,
     job: Job = ALONE,
 ) -> Path:
     """Run the whole chain of a config; returns the run's folder. Raises ConfsegError for the user's mistakes.
 
+    `restart` : do again what was finished or begun with other settings, data or versions, and what follows
+    `allow_different` : keep and continue what was trained so, and note the differences in the stages' files and results
     `overlay` : a tree of settings laid over the config's, as a study has it
     `profile` : measure where the time of the stages that are not finished goes (see profiling.py)
     `job` : this process's place among the workers, who all read the folder and of whom the first writes it
@@ -49,6 +52,8 @@ def run(
     config_path, settings, root, source = resolve(config_path, overrides, data_root, overlay)
     folder = Path(output) if output else Path("runs") / f"{settings.name}-seed{settings.seed}"
     contexts = devices(settings.devices)
+    if restart and allow_different:
+        raise ConfsegError("--restart and --allow-different exclude each other; give one")
     if settings.amp:
         half_type(contexts)  # refuses devices that cannot, before anything is written
     with _locked(folder) if job.first else contextlib.nullcontext(), _logged(folder, job):
@@ -60,11 +65,15 @@ def run(
         train, val = _open(settings, root)
         this = Run(settings, folder, train.labels, contexts, train, val, source, job)
         if job.first:
-            if not restart:
+            if allow_different:
+                keep_changed(this)
+            elif not restart:
                 refuse_changed(this)  # before config.json is written: it must stay that of the networks beside it
+            named = [] if settings.groups.source == "auto" else named_groups(settings, train.labels)
+            preflight.check(settings, train, val, named, folder, devices=len(contexts) * job.count)
             write_json(folder / CONFIG_FILE, config.to_tree(settings))
             write_labels(folder / LABELS_FILE, train.labels)
-            environment = {"gluon_confseg": __version__, **versions(), "devices": list(map(str, contexts))}
+            environment = {**versions(), "devices": list(map(str, contexts))}
             write_json(folder / ENVIRONMENT_FILE, {**environment, **job_record(job)})
         require_same_work(this)
         measured: Dict[str, Dict[str, float]] = {}
@@ -121,8 +130,6 @@ def _open(settings: config.Config, root: Path) -> List[SegmentationDataset]:
             raise ConfsegError(f"{split.name}: the split {split.split!r} has no labels; choose another one")
         _log.info("%s %s: %d images", split.name, split.split, len(split))
     check_disjoint(*splits)
-    if settings.groups.source != "auto":
-        named_groups(settings, splits[0].labels)
     return splits
 
 
@@ -137,8 +144,12 @@ def _locked(folder: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfsegError(f"another run is working in {folder}; wait for it, or choose another --output") from None
+        except OSError as error:
+            raise ConfsegError(f"cannot lock {folder}: {error.strerror}; choose another --output") from error
+        for each in (folder, folder / "stages"):
+            remove_unfinished(each)
         yield
 
 
@@ -170,7 +181,8 @@ def _logged(folder: Path, job: Job) -> Iterator[None]:
         logger.setLevel(level)
         for handler in handlers:
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # a full disk, again
+                handler.close()
 
 
 def _log_file(path: Path) -> logging.Handler:

@@ -1,49 +1,47 @@
 """From counts to what a run leaves behind: results.json, tables, pictures."""
 
-from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 import numpy as np
 
-from . import __version__, figures, results
+from . import figures, results
 from .backend import versions
 from .building import needed_heads
-from .config import to_tree
+from .config import Cell, to_tree
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
-from .files import read_json, read_npz, write_npz, write_text
-from .run import COUNTS_FILE, RESULTS_FILE, SAMPLES_FILE, Run, manifest_path, read_groups, stage_names
+from .files import read_npz, write_text
+from .inference import Predictor, label_all
+from .run import (
+    COUNTS_FILE,
+    RESULTS_FILE,
+    SAMPLES_FILE,
+    Run,
+    accepted_differences,
+    other_versions,
+    read_groups,
+    seconds_of,
+)
 
 SAMPLES = 4  # images on the page of overlays
 
 
-class Samples:
-    """Image, label and label maps of a few evenly spread validation images, reduced to at most 512 rows."""
+def samples(run: Run, cells: Sequence[Cell], predictors: Sequence[Predictor]) -> Dict[str, np.ndarray]:
+    """Image, label and the cells' label maps of a few evenly spread validation images, of at most 512 rows.
 
-    def __init__(self, run: Run):
-        self._ids = run.val.ids
-        self._keys = [cell.key for cell in run.config.cells]
-        count = min(SAMPLES, len(run.val))
-        chosen = np.linspace(0, len(run.val) - 1, count + 2).round().astype(int)[1:-1].tolist()
-        self._numbers = {index: number for number, index in enumerate(dict.fromkeys(chosen))}
-        self._arrays: Dict[str, np.ndarray] = {}
-
-    @property
-    def chosen(self) -> List[int]:
-        """Indices of the images."""
-        return list(self._numbers)
-
-    def add(self, index: int, image: np.ndarray, label: np.ndarray, predictions: Dict[str, np.ndarray]) -> None:
-        """Take an image's label maps, of all cells or, as when each encoder has a pass, of some."""
-        if index not in self._numbers:
-            return
-        step, number = -(-label.shape[0] // 512), self._numbers[index]
-        kept = {"image": image, "label": label, **{key: predictions[key] for key in self._keys if key in predictions}}
-        self._arrays.update({f"{number}/{key}": value[::step, ::step] for key, value in kept.items()})
-        self._arrays[f"{number}/id"] = np.array(self._ids[index])
-
-    def save(self, path: Path) -> None:
-        write_npz(path, self._arrays, compress=True)
+    By NUMBER/image, NUMBER/label, NUMBER/id and NUMBER/CELL.
+    """
+    count = min(SAMPLES, len(run.val))
+    chosen = np.linspace(0, len(run.val) - 1, count + 2).round().astype(int)[1:-1].tolist()
+    arrays: Dict[str, np.ndarray] = {}
+    images = ((index, run.val.image(index)) for index in sorted(set(chosen)))
+    for number, (index, image, predictions) in enumerate(label_all(predictors, images)):
+        step = -(-image.shape[0] // 512)
+        maps = {cell.key: predictions[cell.key] for cell in cells}
+        kept = {"image": image, "label": run.val.label(index), **maps}
+        arrays.update({f"{number}/{key}": value[::step, ::step] for key, value in kept.items()})
+        arrays[f"{number}/id"] = np.array(run.val.ids[index])
+    return arrays
 
 
 def _results(run: Run) -> dict:
@@ -56,7 +54,8 @@ def _results(run: Run) -> dict:
         ).model_dump(mode="json")
         for cell in config.cells
     ]
-    baseline = counted[config.cells[0].key]
+    baseline, now = counted[config.cells[0].key], versions()
+    others = other_versions(run, now)
     subnets = [
         {
             "group": name.subnet,
@@ -82,20 +81,11 @@ def _results(run: Run) -> dict:
         "paper_table": config.paper_table,
         "cells": cells,
         "subnets": subnets,
-        "seconds": _seconds(run),
-        "versions": {"gluon_confseg": __version__, **versions()},
+        "seconds": seconds_of(run),
+        "versions": {**now, **({"stages": others} if others else {})},
+        "in_spite_of": accepted_differences(run),
         "config": to_tree(config),
     }
-
-
-def _seconds(run: Run) -> Dict[str, float]:
-    """Wall-clock seconds of the finished stages, from their manifests."""
-    found = {}
-    for stage in stage_names(run.config):
-        path = manifest_path(run.folder, stage)
-        if path.exists():
-            found[stage] = read_json(path)["seconds"]
-    return found
 
 
 def _images(dataset: SegmentationDataset) -> dict:

@@ -7,10 +7,10 @@ A single run's have two decimals; tables over seeds are in seeds.py.
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from tabulate import tabulate
 from typing_extensions import Annotated, Literal
 
@@ -78,7 +78,11 @@ class SubnetScore(Record):
 
 
 class Results(Record):
-    """The content of results.json."""
+    """The content of results.json.
+
+    `versions` of the packages; under "stages" those of stages that were made with others. `in_spite_of`: differences
+    that stages were kept or continued in spite of (--allow-different), by stage.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -92,6 +96,14 @@ class Results(Record):
     seconds: Dict[str, float]
     versions: Dict[str, Any]
     config: Dict[str, Any]
+    in_spite_of: Dict[str, List[str]] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_in_spite_of(self, handler: Callable[["Results"], Dict[str, Any]]) -> Dict[str, Any]:
+        tree = handler(self)
+        if not self.in_spite_of:
+            del tree["in_spite_of"]
+        return tree
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Results":
@@ -272,6 +284,10 @@ def notes_of(results: Results) -> Iterator[str]:
         yield f"paper: {printed.title}; comparable only with the same network, training and images"
         for slip in printed.slips:
             yield f"slip: {slip}"
+    for stage, differences in results.in_spite_of.items():
+        yield f"warning: stage {stage} was kept or continued with other settings, data or versions: " + "; ".join(
+            differences
+        )
     if data.source == "built-in":
         yield "note: these are the built-in synthetic images; the numbers say nothing about photographs"
     counted = f"the confusion matrix for the groups and the loss was counted on {data.confusion_images}"

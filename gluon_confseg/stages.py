@@ -10,6 +10,7 @@ import yaml
 from . import groups
 from .building import (
     by_encoder,
+    check_strides,
     label_table,
     load_encoder,
     make_loss,
@@ -28,12 +29,12 @@ from .building import (
 from .config import Cell, Config, used_joints
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
-from .evaluation import evaluate
-from .files import write_npz, write_text
+from .evaluation import State, evaluate
+from .files import sha256, write_npz, write_text
 from .fitting import fit_heads
 from .inference import View
 from .joint import train_joint
-from .manifests import Origin
+from .manifests import Origin, begun_path
 from .nn import PixelCrossEntropy
 from .origins import (
     baseline_settings,
@@ -47,7 +48,7 @@ from .origins import (
     report_settings,
     subnet_settings,
 )
-from .reporting import Samples, report
+from .reporting import report, samples
 from .run import (
     BASELINE,
     CONFUSION_FILE,
@@ -58,6 +59,7 @@ from .run import (
     HeadName,
     Run,
     joint_stage,
+    partial_path,
     read_groups,
     read_spaces,
 )
@@ -87,6 +89,7 @@ def train_baseline(run: Run) -> List[str]:
     """Encoder and subnet 0 with cross-entropy."""
     name = HeadName(0, BASELINE)
     encoder = new_encoder(run)
+    check_strides(run.config, encoder.output_stride)
     head = new_head(run, name, encoder, PixelCrossEntropy(run.num_classes), run.config.baseline)
     fit_heads(run, make_trunk(run, encoder, run.config.baseline), [head], run.config.baseline, "baseline")
     return [
@@ -108,10 +111,20 @@ def count_confusion(run: Run, files: Sequence[str]) -> List[str]:
         if split is run.val:
             _log.warning("%s: counted on the validation images, which leak into what is made from it", file)
         options = {"workers": run.config.data.workers, "title": "confusion", "job": run.job}
-        counted = evaluate(split, predictors, tables, **options)[BASELINE]
+        counted = evaluate(split, predictors, tables, state=_state(run, "confusion", key), **options)[BASELINE]
         if run.job.first:
             counted.save(run.folder / file, images=split.split, dataset=split.name, fingerprint=split.fingerprint())
     return list(files)
+
+
+def _state(run: Run, stage: str, part: str) -> Optional[State]:
+    """What was counted before the stage was interrupted; it belongs to what the stage is being made from.
+
+    None for several workers, of whom each counts other images at every start.
+    """
+    if run.job.count > 1:
+        return None
+    return State(partial_path(run.folder, stage, part), sha256(begun_path(run.folder, stage)))
 
 
 def choose_groups(run: Run) -> List[str]:
@@ -170,17 +183,20 @@ def train_subnets(run: Run, files: Sequence[str]) -> List[str]:
 
 def evaluate_cells(run: Run) -> List[str]:
     """Every cell, and every group's subnet alone, in one pass over the validation images for each encoder."""
-    samples, counted = Samples(run), {}
+    counted: Dict[str, ConfusionMatrix] = {}
+    kept: Dict[str, np.ndarray] = {}
     for cells in by_encoder(run.config.cells):
-        counted.update(_evaluate(run, cells, samples))
+        matrices, label_maps = _evaluate(run, cells)
+        counted.update(matrices)
+        kept.update(label_maps)
     if run.job.first:
-        samples.save(run.folder / SAMPLES_FILE)
+        write_npz(run.folder / SAMPLES_FILE, kept, compress=True)
         write_npz(run.folder / COUNTS_FILE, {key: matrix.counts for key, matrix in counted.items()})
     return [SAMPLES_FILE, COUNTS_FILE]
 
 
-def _evaluate(run: Run, cells: List[Cell], samples: Samples) -> Dict[str, ConfusionMatrix]:
-    """Cells of one encoder, and the groups' subnets that they have."""
+def _evaluate(run: Run, cells: List[Cell]) -> Tuple[Dict[str, ConfusionMatrix], Dict[str, np.ndarray]]:
+    """Counts of the cells of one encoder, and of the groups' subnets that they have; and label maps (`samples`)."""
     spaces = read_spaces(run)
     names = needed_heads(cells, len(spaces["groups"]))
     matrix = ConfusionMatrix.load(run.folder / CONFUSION_FILE)
@@ -196,8 +212,10 @@ def _evaluate(run: Run, cells: List[Cell], samples: Samples) -> Dict[str, Confus
 
     title = "evaluate" if cells[0].joint is None else f"evaluate {cells[0].joint}"
     predictors = make_predictors(run, names, spaces, views)
-    options = {"workers": run.config.data.workers, "title": title, "job": run.job, "kept": samples.chosen}
-    return evaluate(run.val, predictors, tables, on_image=samples.add, **options)
+    state = _state(run, "evaluate", cells[0].joint or "val")
+    options = {"workers": run.config.data.workers, "title": title, "job": run.job, "state": state}
+    counted = evaluate(run.val, predictors, tables, **options)
+    return counted, samples(run, cells, predictors) if run.job.first else {}
 
 
 def _joint_stage(config: Config, name: str) -> Stage:

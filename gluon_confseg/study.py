@@ -47,6 +47,7 @@ def run(
     overrides: Sequence[str] = (),
     data_root: Optional[str] = None,
     restart: bool = False,
+    allow_different: bool = False,
 ) -> None:
     """Run every seed in its own folder below `folder`, and write the tables anew after each.
 
@@ -64,7 +65,8 @@ def run(
     for seed in study.seeds:
         settings = [*overrides, f"seed={seed}"]
         output = str(folder / f"seed{seed}")
-        options = {"data_root": data_root, "output": output, "restart": restart, "overlay": study.settings}
+        options = {"data_root": data_root, "output": output, "overlay": study.settings}
+        options.update(restart=restart, allow_different=allow_different)
         try:
             finished = pipeline.run(config_path, overrides=settings, **options)
         except KeyboardInterrupt:

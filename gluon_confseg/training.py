@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
@@ -10,14 +11,15 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 from tqdm import tqdm
 
-from . import checkpoint, progress
+from . import checkpoint, interrupts, progress
 from .backend import mx
 from .batchnorm import average_statistics
 from .config import Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
+from .epoch_metrics import EpochMetrics
 from .errors import ConfsegError
-from .feature_gradients import TINY, FeatureGradients
+from .feature_gradients import FeatureGradients
 from .mixed_precision import LossScale, all_finite
 from .nn import Subnet, Upsample
 from .passes import GradientSums, split_batch
@@ -25,6 +27,8 @@ from .phases import phase, waiting
 from .workers import ALONE, Job
 
 autograd, nd = mx.autograd, mx.nd
+
+CHECKPOINT_SECONDS = 600.0  # between two checkpoints within an epoch: what a kill may cost
 
 _log = logging.getLogger(__name__)
 
@@ -250,60 +254,6 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
     return [parameter for trainer in trainers for parameter in trainer._params if parameter.grad_req != "null"]
 
 
-@dataclass
-class EpochMetrics:
-    """Per head, summed loss and norms, and the confusion matrix on an epoch's crops, at the features' resolution."""
-
-    losses: Dict[str, float]
-    matrices: Dict[str, ConfusionMatrix]
-    norms: Dict[str, float]
-    samples: int = 0
-
-    @classmethod
-    def empty(cls, heads: Sequence[Head]) -> "EpochMetrics":
-        matrices = {head.name: ConfusionMatrix(head.block.subnet.num_outputs) for head in heads}
-        zeros = {head.name: 0.0 for head in heads}
-        return cls(zeros, matrices, dict(zeros))
-
-    def add(self, heads: Sequence[Head], batch: Batch, stepped: Stepped) -> Dict[str, ConfusionMatrix]:
-        """Take in a batch; returns its counts."""
-        self.samples += len(batch.ids)
-        counted = {}
-        for head, loss, scores, norm in zip(heads, *stepped):
-            self.losses[head.name] += float(loss.sum())
-            if np.isfinite(stepped.norms).all():  # mixed precision's gradients may overflow
-                self.norms[head.name] += float(norm)
-            stride = -(-batch.labels.shape[1] // scores.shape[2])
-            label = head.output_of_label[batch.labels[:, stride // 2 :: stride, stride // 2 :: stride]]
-            height, width = label.shape[1:]
-            counted[head.name] = ConfusionMatrix(head.block.subnet.num_outputs)
-            counted[head.name].update(label, scores[:, :, :height, :width].argmax(axis=1))
-            self.matrices[head.name] += counted[head.name]
-        return counted
-
-    def of_all(self, job: Job) -> "EpochMetrics":
-        """The same over the images of all workers."""
-        if job.count == 1:
-            return self
-        losses = job.total(np.array(list(self.losses.values()), np.float32))
-        samples = job.total_counts(np.array(self.samples))
-        found = {name: ConfusionMatrix.from_counts(job.total_counts(m.counts)) for name, m in self.matrices.items()}
-        return EpochMetrics(dict(zip(self.losses, map(float, losses))), found, dict(self.norms), int(samples))
-
-    def loss(self, name: str) -> float:
-        return self.losses[name] / max(self.samples, 1)
-
-    def pull(self, name: str) -> float:
-        """A head's mean norm relative to the first head's; 0 where nothing pulls."""
-        return self.norms[name] / max(next(iter(self.norms.values())), TINY)
-
-    def summary(self) -> Dict[str, str]:
-        """Mean over the heads of the loss, and of mIoU in percent."""
-        loss = np.mean([self.loss(name) for name in self.losses])
-        miou = 100 * np.nanmean([matrix.mean_iou() for matrix in self.matrices.values()])
-        return {"loss": f"{loss:.3f}", "train mIoU": f"{miou:.1f}"}
-
-
 class Course:
     """How a training goes on beside its steps: here, the heads stay as they are (see joint.py for another)."""
 
@@ -337,23 +287,28 @@ def run_epoch(
     devices: Sequence[mx.Context],
     schedule: Schedule,
     updates: int,
+    metrics: EpochMetrics,
     bar: tqdm,
+    first: int = 0,
     scales: Optional[Sequence[LossScale]] = None,
+    seed: int = 0,
     job: Job = ALONE,
-) -> EpochMetrics:
-    """`updates` steps of epoch `epoch`, measured over all workers.
+    on_update: Callable[[int], None] = lambda update: None,
+) -> None:
+    """Steps `first` to `updates` of epoch `epoch`; what they give is added to `metrics`.
 
-    ConfsegError where a loss is not finite, naming epoch, update and images; so too where mixed precision's gradients
+    Random operators (dropout) draw from `seed`, epoch and step. `on_update` is told the number of finished steps.
+    ConfsegError where a loss is not finite, naming epoch, update and images, and where mixed precision's gradients
     overflow at every loss scale down to 1.
     """
     heads = course.heads(epoch)
-    metrics = EpochMetrics.empty(heads)
-    for index, batch in zip(range(updates), waiting(batches, "waiting for images")):
+    for index, batch in zip(range(first, updates), waiting(batches, "waiting for images")):
         factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
         if trunk.trainer is not None:
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
         for head in heads:
             head.trainer.set_learning_rate(factor * head.learning_rate)
+        mx.random.seed(zlib.crc32(f"{seed}/{epoch}/{index}".encode()) & 0x7FFFFFFF)
         stepped = step(batch, trunk, heads, devices, schedule, scales, job)
         where = f"in epoch {epoch + 1}, update {index + 1} (images {', '.join(batch.ids)}); lower the learning rate"
         where += "" if scales is None else ", or set amp: false"
@@ -364,11 +319,35 @@ def run_epoch(
         if bad:
             raise ConfsegError(f"the gradients of {', '.join(bad)} overflow at every loss scale {where}")
         with phase("metrics"):
-            course.after_update(epoch, metrics.add(heads, batch, stepped))
+            course.after_update(epoch, metrics.add(heads, batch, *stepped))
         if index % 10 == 9 or index == updates - 1:
             bar.set_postfix(metrics.summary(), refresh=False)
         bar.update()
-    return metrics.of_all(job)
+        on_update(index + 1)
+
+
+class _Saving:
+    """Writes a training's checkpoints: where it is (epoch, update), and what is not in the trainers."""
+
+    def __init__(
+        self, kept: checkpoint.Kept, scales: Optional[Sequence[LossScale]], course: Course, seconds: float, job: Job
+    ):
+        self._kept, self._scales, self._course, self._job = kept, scales or (), course, job
+        self._begun = time.monotonic() - seconds
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Within an epoch, where the time has come; of several workers none would know when the others save."""
+        return self._job.count == 1 and time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+
+    def save(self, epoch: int, update: int, metrics: EpochMetrics) -> None:
+        if not self._job.first:
+            return
+        state = {"epoch": epoch, "update": update, "loss_scales": [asdict(scale) for scale in self._scales]}
+        state.update(metrics=metrics.to_tree() if update else None, course=self._course.state())
+        with phase("checkpoints"):
+            self._kept.save({**state, "seconds": time.monotonic() - self._begun})
+        self._saved = time.monotonic()
 
 
 def fit(
@@ -383,58 +362,72 @@ def fit(
     first_epoch: int = 0,
     amp: bool = False,
     course: Optional[Course] = None,
+    seed: int = 0,
     job: Job = ALONE,
     on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
 ) -> None:
-    """Train for schedule.epochs, continuing from `checkpoint_path` where it exists; a checkpoint after every epoch.
+    """Train for schedule.epochs, continuing from `checkpoint_path` where it exists.
 
-    `first_epoch` offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops.
+    A checkpoint is written after every epoch, every CHECKPOINT_SECONDS within one, and at Ctrl-C, after the update
+    that it comes in; where it was written changes no number. `first_epoch` offsets the epoch number that seeds
+    shuffling and augmentation, so that a second stage sees new crops; `seed` is that of random operators (dropout).
     `amp` scales the losses, for a trunk and heads in mixed precision. `course` says what becomes of the heads on the
-    way; by default, nothing. Of the workers of a `job` all read the checkpoint and the first writes it; the loader
-    gives each its part of a batch.
+    way; by default, nothing. Of several workers of a `job` all read the checkpoint, and the first writes it, after
+    epochs only; the loader gives each its part of a batch. Raises KeyboardInterrupt after Ctrl-C.
     """
     course = course or Course(heads)
     updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
-    previous = checkpoint_path.with_name(f"previous-{checkpoint_path.name}")
     trainers = _trainers(trunk, heads)
-    meta, damaged = checkpoint.load_newest((checkpoint_path, previous), trainers)
-    for line in damaged:
-        _log.warning("%s; falling back to the checkpoint before it", line)
-    done = meta or {"epoch": 0, "seconds": 0.0}
+    kept = checkpoint.Kept(checkpoint_path, trainers)
+    found = kept.load()
+    done = {"epoch": 0, "update": 0, "seconds": 0.0, **found}
     job.require_same(f"the {title} checkpoint", done, "all workers must see the same folder: start it again")
     job.same_start(trainers)
     scales = loss_scales(trunk, heads) if amp else None
     for scale, saved in zip(scales or (), done.get("loss_scales", ())):
         scale.value, scale.steady = saved["value"], saved["steady"]
-    if meta:
-        course.restore(meta.get("course", {}))
-    start, earlier, started = done["epoch"], done["seconds"], time.monotonic()
-    if start:
-        _log.info("%s: continuing after epoch %d of %d", title, start, schedule.epochs)
-    total = schedule.epochs * updates
-    with progress.bar(total, title, "update", initial=start * updates, shown=job.first) as bar:
+    if found:
+        course.restore(found.get("course", {}))
+    start, first = done["epoch"], done["update"]
+    if start or first:
+        within = f", update {first} of {updates} of the next" if first else ""
+        _log.info("%s: continuing after epoch %d of %d%s", title, start, schedule.epochs, within)
+    saving = _Saving(kept, scales, course, done["seconds"], job)
+    total, initial = schedule.epochs * updates, start * updates + first
+    bar = progress.bar(total, title, "update", initial=initial, shown=job.first)
+    with bar, interrupts.postponed() if job.count == 1 else contextlib.nullcontext(lambda: False) as interrupted:
         for epoch in range(start, schedule.epochs):
-            metrics = run_epoch(
+            metrics = EpochMetrics.from_tree(done["metrics"]) if first else EpochMetrics.empty(heads)
+
+            def on_update(update: int, epoch: int = epoch, metrics: EpochMetrics = metrics) -> None:
+                stop = interrupted()
+                if update < updates and (stop or saving.due()):
+                    saving.save(epoch, update, metrics)
+                if update < updates and stop:
+                    raise KeyboardInterrupt
+
+            run_epoch(
                 epoch,
-                loader.epoch(first_epoch + epoch),
+                loader.epoch(first_epoch + epoch, first),
                 trunk,
                 course,
                 devices=devices,
                 schedule=schedule,
                 updates=updates,
+                metrics=metrics,
                 bar=bar,
+                first=first,
                 scales=scales,
+                seed=seed,
                 job=job,
+                on_update=on_update,
             )
+            metrics = metrics.of_all(job)
             average_statistics([*([trunk.encoder] if trunk.trainer else []), *(head.block for head in heads)], job)
             job.require_same_parameters(trainers)
             course.after_epoch(metrics)
-            seconds = earlier + time.monotonic() - started
-            state = {"epoch": epoch + 1, "seconds": seconds, "loss_scales": [asdict(s) for s in scales or ()]}
-            state["course"] = course.state()
-            if job.first:
-                if checkpoint_path.exists():
-                    checkpoint_path.replace(previous)
-                with phase("checkpoints"):
-                    checkpoint.save(checkpoint_path, trainers, state)
+            first = 0
+            saving.save(epoch + 1, 0, metrics)
             on_epoch(epoch, metrics)
+            if interrupted():
+                raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,14 @@ def stub_driver(tmp_path_factory):
     command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", source]
     subprocess.run(list(map(str, command)), check=True)
     return folder
+
+
+@pytest.fixture
+def ctrl_c():
+    """Sends it to this process, which takes it as in the foreground of a shell: a script's background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,16 @@ def test_another_loss_needs_restart_which_trains_its_heads_only(run_tiny, copied
     assert "subnets: done again, because of losses.focal.gamma: 2.0 -> 1.0: subnet0.focal.params" in log(copied)
 
 
+def test_another_loss_is_kept_with_allow_different_and_noted(run_tiny, copied):
+    before = {name: (copied / name).read_bytes() for name in KEPT}
+    changed = {**FEW, "losses": {"ce": {"kind": "focal", "gamma": 1.0}}}
+    run_tiny(copied, changed, allow_different=True)
+    assert {name: (copied / name).read_bytes() for name in KEPT} == before
+    assert results_of(copied)["in_spite_of"]["subnets"][0] == "losses.ce.gamma: None -> 1.0"
+    run_tiny(copied, changed)
+    assert log(copied).count("heads on the frozen encoder") == 1
+
+
 def test_a_cell_that_is_another_one_is_refused(run_tiny, copied):
     cells = [BASELINE, {**FEW["cells"][1], "rule": "product"}]
     with pytest.raises(ConfsegError, match="stage evaluate.*cell subnets_ce: rule: sum -> product"):
@@ -167,11 +177,13 @@ def test_what_was_begun_is_finished_before_more_is_made(run_tiny, few, together,
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    folder, save = tmp_path / "run", training.checkpoint.save
+    folder, save = tmp_path / "run", training.checkpoint.Kept.save
     with monkeypatch.context() as patch:
         # ends when the first epoch of the heads is saved
         patch.setattr(
-            training.checkpoint, "save", lambda path, *a: (save(path, *a), "subnets" in path.name and stop())[0]
+            training.checkpoint.Kept,
+            "save",
+            lambda kept, *a: (save(kept, *a), "subnets" in kept._path.name and stop())[0],
         )
         with pytest.raises(KeyboardInterrupt):
             run_tiny(folder, FEW)

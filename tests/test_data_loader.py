@@ -80,6 +80,7 @@ def test_epochs_and_seeds_shuffle_differently_and_repeatably(dataset):
     orders = {tuple(id_ for batch in first.epoch(epoch) for id_ in batch.ids) for epoch in range(5)}
     assert len(orders) == 5
     assert same(list(first.epoch(2)), list(loader(dataset).epoch(2)))
+    assert same(list(first.epoch(2, 1)), list(first.epoch(2))[1:])
     assert not same(list(first.epoch(2)), list(loader(dataset, seed=1).epoch(2)))
 
 

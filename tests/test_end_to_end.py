@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +165,8 @@ def test_interrupted_and_killed_runs_continue_to_the_same_result(environment, ru
         _, errors = process.communicate()
         assert process.returncode == code, errors
         assert b"Traceback" not in errors
+        if kill == signal.SIGINT:  # the last line is the command, for a shell
+            assert shlex.split(errors.decode().splitlines()[-1]) == ["confseg", *process.args[3:]]
         stage = marker.split()[0]
         refused = confseg(environment, "camvid", parts, "--set", f"{stage}.learning_rate=0.5", settings=longer)
         # an epoch may have been the stage's last by the time the signal came
@@ -223,3 +227,11 @@ def test_a_finished_run_can_be_opened_without_its_data(runs):
     assert len(read_groups(opened)) == 3
     with pytest.raises(ConfsegError, match="not a finished run"):
         open_run(folder / "stages", [mx.cpu()])
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_at_random_moments():
+    tool = Path(__file__).resolve().parents[1] / "tools" / "kill_test.py"
+    command = [sys.executable, str(tool), "--kills", "30", "--interrupts"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0 and ", 0 of them otherwise" in done.stdout, done.stdout

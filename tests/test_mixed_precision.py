@@ -175,7 +175,7 @@ def test_resuming_is_exact_loss_scale_included(tmp_path, trained, monkeypatch):
                 raise KeyboardInterrupt
 
         path = fit(trunk, heads, settings, folder, amp=True, on_epoch=stop)
-        state = checkpoint.read_meta(path)["loss_scales"]
+        state = checkpoint.newest_meta(path)["loss_scales"]
         return values(trunk.encoder) + [x for head in heads for x in values(head.block.subnet)], state
 
     for folder in ("whole", "parts"):

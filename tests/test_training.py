@@ -23,13 +23,14 @@ class Batches:
     def __len__(self):
         return 3
 
-    def epoch(self, number):
+    def epoch(self, number, first=0):
         rng = np.random.default_rng(number)
-        for _ in range(len(self)):
+        for index in range(len(self)):
             labels = rng.integers(0, 5, (4, 32, 40)).astype("uint8")
             labels[:, :3] = 255
             images = rng.normal(size=(4, 3, 32, 40)).astype("float32") + labels[:, None] % 5
-            yield Batch(images.astype("float32"), labels, [f"image{i}" for i in range(4)])
+            if index >= first:
+                yield Batch(images.astype("float32"), labels, [f"image{i}" for i in range(4)])
 
 
 def schedule(**changes):
@@ -122,31 +123,82 @@ def test_a_trained_encoder_learns(tmp_path):
     assert len(losses) == 6 and losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_resuming_is_exact(tmp_path, trained):
-    def run(folder, stop_after=None):
-        settings = schedule(epochs=3)
-        trunk = make_encoder(frozen=False, trained=trained, settings=settings)
-        head = make_head("all", "new", trunk.encoder, settings)
+class WithDropout(Subnet):
+    def hybrid_forward(self, F, *inputs):
+        return super().hybrid_forward(F, *(F.Dropout(x, p=0.5) for x in inputs))
 
-        def stop(epoch, metrics):
-            if epoch + 1 == stop_after:
-                raise KeyboardInterrupt
 
-        fit(trunk, [head], settings, folder, on_epoch=stop)
-        return values(trunk.encoder) + values(head.block.subnet)
+def stop_after(monkeypatch, updates, ctrl_c):
+    """Ctrl-C while update number `updates` is computed."""
+    counted, step = [], training.step
+
+    def counting(*arguments):
+        counted.append(1)
+        if len(counted) == updates:
+            ctrl_c()
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "step", counting)
+
+
+@pytest.mark.parametrize("trained, devices", [(False, CPU), (True, CPU), (True, TWO)])
+def test_resuming_is_exact(tmp_path, monkeypatch, caplog, ctrl_c, trained, devices):
+    """Stopped by Ctrl-C within epochs, with dropout, and BatchNorm that each device has for itself."""
+    caplog.set_level("INFO")
+    if devices == CPU:  # CPU "devices" share their random numbers: which draws first is chance
+        monkeypatch.setitem(globals(), "Subnet", WithDropout)
+
+    def run(folder):
+        settings, logged = schedule(epochs=3), []
+        trunk = make_encoder(devices, frozen=False, trained=trained, settings=settings)
+        head = make_head("all", "new", trunk.encoder, settings, devices)
+        mx.random.seed(len(str(folder)))  # whatever was drawn before does not matter
+        fit(trunk, [head], settings, folder, devices, on_epoch=lambda _, metrics: logged.append(metrics.summary()))
+        return values(trunk.encoder) + values(head.block.subnet), logged
 
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
-    whole = run(tmp_path / "whole")
+    whole, logged = run(tmp_path / "whole")
     seconds = []
-    for stop_after in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "parts", stop_after)
-        seconds.append(checkpoint.read_meta(tmp_path / "parts" / "test.checkpoint.npz")["seconds"])
-    assert_identical(whole, run(tmp_path / "parts"))
-    seconds.append(checkpoint.read_meta(tmp_path / "parts" / "test.checkpoint.npz")["seconds"])
-    assert 0 < seconds[0] < seconds[1] < seconds[2]  # the sum over all sessions
+    for updates in (2, 2, 3):  # of three updates an epoch: the fourth and the seventh are the first of their epochs
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_after(patch, updates, ctrl_c)
+            run(tmp_path / "parts")
+        seconds.append(checkpoint.newest_meta(tmp_path / "parts" / "test.checkpoint.npz")["seconds"])
+    parts, last = run(tmp_path / "parts")
+    assert_identical(whole, parts)
+    assert last == logged[2:]
+    seconds.append(checkpoint.newest_meta(tmp_path / "parts" / "test.checkpoint.npz")["seconds"])
+    assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]  # the sum over all sessions
+    assert "continuing after epoch 0 of 3, update 2 of 3 of the next" in caplog.text
+    assert "continuing after epoch 1 of 3, update 1 of 3 of the next" in caplog.text
+
+
+def test_checkpoints_within_an_epoch_change_nothing(tmp_path, monkeypatch):
+    found = []
+    for seconds in (600.0, 0.0):
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
+        folder = tmp_path / str(seconds)
+        folder.mkdir()
+        settings = schedule()
+        trunk = make_encoder(frozen=False, trained=True, settings=settings)
+        head = make_head("all", "ce", trunk.encoder, settings)
+        fit(trunk, [head], settings, folder)
+        found.append(values(trunk.encoder) + values(head.block.subnet))
+    assert_identical(*found)
+
+
+def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
+    settings = schedule(epochs=1)
+    trunk = make_encoder()
+    head = make_head("all", "ce", trunk.encoder, settings)
+    path = fit(trunk, [head], settings, tmp_path)
+    before = path.read_bytes()
+    parameter = head.trainer._params[0]
+    parameter.set_data(parameter.data() * np.inf)
+    with pytest.raises(ConfsegError, match=f"{parameter.name} is not finite after the last update"):
+        checkpoint.Kept(path, [head.trainer]).save({})
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
@@ -161,11 +213,27 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
 
     epochs, path, expected = run()
     assert epochs == [0, 1, 2]
+    previous = path.with_name("previous-test.checkpoint.npz")
+    before = previous.read_bytes()
     path.write_bytes(path.read_bytes()[:-100])
     epochs, _, found = run()
     assert epochs == [2]
     assert "falling back" in caplog.text
     assert_identical(expected, found)
+    assert previous.read_bytes() == before  # the damaged one did not take its place
+    for each in (path, previous):
+        each.write_bytes(b"")
+    epochs, _, found = run()
+    assert epochs == [0, 1, 2] and "no checkpoint is whole; the training starts over" in caplog.text
+    assert_identical(expected, found)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    settings = schedule(epochs=1)
+    trunk = make_encoder()
+    fit(trunk, [make_head("all", "ce", trunk.encoder, settings)], settings, tmp_path)
+    with pytest.raises(ConfsegError, match="holds another network"):
+        fit(trunk, [make_head("group", "ce", trunk.encoder, settings)], settings, tmp_path)
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -72,10 +72,13 @@ class TrainLoader:
         """Batches per epoch."""
         return len(self._dataset) // self._batch_size
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch. A ConfsegError of a worker surfaces here; leaving early ends the threads."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from number `first` on. A ConfsegError of a worker surfaces here.
+
+        Leaving early ends the threads.
+        """
         order = np.random.default_rng((_STREAM, self._seed, epoch)).permutation(len(self._dataset)).tolist()
-        starts = range(0, len(self) * self._batch_size, self._batch_size)
+        starts = range(first * self._batch_size, len(self) * self._batch_size, self._batch_size)
         batches = [self._share(order[start : start + self._batch_size]) for start in starts]
 
         def read(index: int) -> Tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,9 @@ from typing import Dict, List, NamedTuple, Tuple, Union
 
 from ..backend import mx
 from ..errors import ConfsegError
-from ..files import atomic_path
 from ..tensor_files import Tensors, Unreadable, read_tensors, refusal, shown
 from .subnet import Subnet
-from .weights import fitted_value
+from .weights import fitted_value, whole_file
 
 nn = mx.gluon.nn
 
@@ -165,8 +164,8 @@ def save_checkpoint(path: Union[str, Path], encoder: ResNet38Encoder, subnet: Su
     """Write encoder and subnet 0 in the format of the released checkpoints, atomically."""
     parameters = {**_encoder_parameters(encoder), **_head_parameters(subnet)}
     names = sorted(parameters, key=lambda name: name.startswith("aux:"))
-    with atomic_path(path) as temporary:
-        mx.nd.save(str(temporary), {name: parameters[name].data(parameters[name].list_ctx()[0]) for name in names})
+    with whole_file(path) as temporary:
+        mx.nd.save(temporary, {name: parameters[name].data(parameters[name].list_ctx()[0]) for name in names})
 
 
 def _encoder_parameters(encoder: ResNet38Encoder) -> Dict[str, mx.gluon.Parameter]:

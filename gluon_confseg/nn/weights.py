@@ -6,19 +6,35 @@ resnetv1b.py, BottleneckV1b; torchvision/models/resnet.py, Bottleneck, there cal
 1e-5; only the names of BatchNorm's parameters differ. Dilation changes no parameter.
 """
 
+import contextlib
 import logging
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..backend import import_gluoncv, mx, settle
 from ..errors import ConfsegError
-from ..files import PathLike
+from ..files import PathLike, atomic_path
 from ..tensor_files import BFLOAT16, Tensors, Unreadable, joined, read_tensors, refusal, shown
 
 _SHOWN_NAMES = 8
 
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def whole_file(path: PathLike) -> Iterator[str]:
+    """Yield a temporary name for MXNet to save arrays under; what it wrote is read back, and then renamed to `path`.
+
+    Raises ConfsegError where the disk is full: MXNet does not look whether the last bytes, at closing, were written.
+    """
+    settle()
+    with atomic_path(path) as temporary:
+        try:
+            yield str(temporary)
+            read_tensors(temporary)  # not mx.nd.load, which ends the process where a file is cut short
+        except (mx.MXNetError, ConfsegError) as error:
+            raise ConfsegError(f"cannot write all of {path}; free space or choose another folder") from error
 
 
 def load_parameters(block: mx.gluon.HybridBlock, path: PathLike, ctx: List[mx.Context]) -> None:
