@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 
 from . import checkpoint, manifests
 from .errors import ConfsegError
-from .files import read_json, sha256, write_json
+from .files import sha256, write_json
 from .manifests import Origin
 from .run import Run, manifest_path
 from .stages import STAGES, Stage
@@ -55,21 +55,22 @@ def _begun(this: Run, stage: Stage) -> Dict[str, Origin]:
     path = manifests.begun_path(this.folder, stage.name)
     if not path.exists() or not _checkpoints(this.folder, stage):
         return {}
-    begun = read_json(path)
     if stage.files is None:
         # the finished stage counts, where there is one: it is being redone
-        return {} if manifest_path(this.folder, stage.name).exists() else {_WHOLE: begun["made_from"]}
-    return begun["files"] if "files" in begun else stage.files(this, _older_origin(this, begun["made_from"]))
+        finished = manifest_path(this.folder, stage.name).exists()
+        return {} if finished else {_WHOLE: manifests.read_made_from(path)}
+    files = manifests.read_begun_files(path)
+    return files or stage.files(this, _older_origin(this, manifests.read_made_from(path)))
 
 
 def _records(this: Run, stage: Stage) -> Dict[str, manifests.Record]:
     """By name, the files that were made one by one; those of a run that is older than such records count too."""
     path, manifest = manifests.records_path(this.folder, stage.name), manifest_path(this.folder, stage.name)
     if path.exists():
-        return read_json(path)
+        return manifests.read_records(path)
     if not manifest.exists():
         return {}
-    found = read_json(manifest)
+    found = manifests.read(manifest)
     origins = stage.files(this, _older_origin(this, found["made_from"]))
     return manifests.records_of_manifest(found, origins)
 
@@ -86,7 +87,7 @@ def run_stage(this: Run, stage: Stage) -> None:
     path = manifest_path(this.folder, stage.name)
     made_from = _made_from(this, stage)
     if path.exists():
-        manifest = read_json(path)
+        manifest = manifests.read(path)
         changed = _reasons(this, manifest["made_from"], made_from, manifest["outputs"])
         if not changed:
             _log.info("%s: finished before (%.0f s), skipped", stage.name, manifest["seconds"])
@@ -110,8 +111,8 @@ def _run_file_by_file(this: Run, stage: Stage) -> None:
     wanted, records = stage.files(this, made_from), _records(this, stage)
     lacking = _lacking(this, stage, wanted, records)
     path = manifest_path(this.folder, stage.name)
-    if not lacking and path.exists() and read_json(path)["outputs"].keys() == wanted.keys():
-        _log.info("%s: finished before (%.0f s), skipped", stage.name, read_json(path)["seconds"])
+    if not lacking and path.exists() and manifests.read(path)["outputs"].keys() == wanted.keys():
+        _log.info("%s: finished before (%.0f s), skipped", stage.name, manifests.read(path)["seconds"])
         return
     kept = [name for name in wanted if name not in lacking]
     if kept:
@@ -191,6 +192,6 @@ def _made_from(this: Run, stage: Stage) -> Origin:
     for split in stage.data:
         found[f"images of {split}"] = getattr(this, split).fingerprint()
     for upstream in stage.upstream:
-        for name, digest in read_json(manifest_path(this.folder, upstream))["outputs"].items():
+        for name, digest in manifests.read(manifest_path(this.folder, upstream))["outputs"].items():
             found[f"file {name}"] = digest
     return found

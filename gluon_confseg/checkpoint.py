@@ -9,6 +9,7 @@ import numpy as np
 from .backend import mx, settle
 from .errors import ConfsegError
 from .files import PathLike, read_npz, write_npz
+from .plain_data import parse_json
 
 Trainers = Sequence[mx.gluon.Trainer]
 
@@ -37,13 +38,18 @@ def load(path: PathLike, trainers: Trainers) -> Dict[str, Any]:
         for index, parameter in enumerate(trainer._params)
     ]
     for key, parameter in wanted:
-        if key not in arrays or arrays[key].shape != parameter.shape:
+        momentum = arrays.get(key.replace(".value", ".momentum"))
+        if not _fits(arrays.get(key), parameter) or not (momentum is None or _fits(momentum, parameter)):
             raise ConfsegError(f"{path} holds another network ({parameter.name} differs); delete it and run again")
     for key, parameter in wanted:
         parameter.set_data(mx.nd.array(arrays[key], dtype=parameter.dtype))
     for number, trainer in enumerate(trainers):
         _restore_momenta(trainer, {k: v for k, v in arrays.items() if k.startswith(f"{number}.")}, number)
     return meta
+
+
+def _fits(array: Optional[np.ndarray], parameter: mx.gluon.Parameter) -> bool:
+    return array is not None and array.shape == parameter.shape and array.dtype.kind == "f"
 
 
 def load_newest(paths: Sequence[PathLike], trainers: Trainers) -> Tuple[Optional[Dict[str, Any]], List[str]]:
@@ -70,7 +76,10 @@ def read_meta(path: PathLike) -> Dict[str, Any]:
 def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
     arrays = read_npz(path)
     try:
-        return arrays, json.loads(arrays.pop("meta").tobytes().decode())
+        meta = parse_json(arrays.pop("meta").tobytes().decode())
+        if not isinstance(meta, dict):
+            raise ValueError("its meta is no mapping")
+        return arrays, meta
     except (KeyError, ValueError) as error:
         raise ConfsegError(f"{path} is no checkpoint; delete it and run again") from error
 

@@ -7,20 +7,16 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterator, Union
 
 import numpy as np
 
 from .errors import ConfsegError
+from .npz_sizes import DAMAGE, check_npz
+from .plain_data import MAX_JSON, parse_json, read_text
 
 PathLike = Union[str, Path]
-
-# what NumPy's reader raises for a file that is damaged or no .npz at all; which one depends on the Python version
-_NPZ_ERRORS = (ValueError, TypeError, AttributeError, KeyError, EOFError, RuntimeError, MemoryError)
-_NPZ_ERRORS += (zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
@@ -34,7 +30,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem[:32]}.", suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
@@ -97,7 +93,7 @@ def write_json(path: PathLike, value: Any) -> None:
 def read_json(path: PathLike) -> Any:
     """Read a JSON file; ConfsegError names the file where it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(read_text(path, MAX_JSON))
     except OSError as error:
         raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -116,11 +112,12 @@ def write_npz(path: PathLike, arrays: Dict[str, np.ndarray], *, compress: bool =
 def read_npz(path: PathLike) -> Dict[str, np.ndarray]:
     """Read an .npz (no pickle); ConfsegError names the file where it is missing or damaged."""
     try:
+        check_npz(path)
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except OSError as error:
         raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
-    except _NPZ_ERRORS as error:
+    except DAMAGE as error:
         raise ConfsegError(f"{path} is not a whole .npz file; delete it and run again") from error
 
 

@@ -200,9 +200,9 @@ class _Writer:
         try:
             record = read_json(self.output / VIDEOS / f"{clip.name}.json")
             same = record["made_from"] == self.made_from(clip) and record["whole"]
-            paths = [self.output / VIDEOS / record["video"]]
-            paths += [self._path("labels", _frame(clip, n)) for n in range(record["frames"] if self.frames else 0)]
-            return same and all(path.is_file() for path in paths)
+            frames = range(record["frames"] if self.frames else 0)
+            there = (self._path("labels", _frame(clip, n)).is_file() for n in frames)
+            return same and (self.output / VIDEOS / record["video"]).is_file() and all(there)
         except (ConfsegError, KeyError, TypeError):  # absent, or something else of that name
             return False
 

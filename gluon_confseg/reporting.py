@@ -5,13 +5,13 @@ from typing import Dict, List
 
 import numpy as np
 
-from . import __version__, figures, results
+from . import __version__, figures, manifests, results
 from .backend import versions
 from .building import needed_heads
 from .config import to_tree
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
-from .files import read_json, read_npz, write_npz, write_text
+from .files import read_npz, write_npz, write_text
 from .run import COUNTS_FILE, RESULTS_FILE, SAMPLES_FILE, STAGE_NAMES, Run, manifest_path, read_groups
 
 SAMPLES = 4  # images on the page of overlays
@@ -88,7 +88,7 @@ def _seconds(run: Run) -> Dict[str, float]:
     for stage in STAGE_NAMES:
         path = manifest_path(run.folder, stage)
         if path.exists():
-            found[stage] = read_json(path)["seconds"]
+            found[stage] = manifests.read(path)["seconds"]
     return found
 
 

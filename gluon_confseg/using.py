@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from . import __version__
+from . import __version__, manifests, results
 from .building import make_predictors, make_view, needed_heads
 from .config import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset, find_root, open_dataset
 from .data.built_in import built_in_root
 from .errors import ConfsegError
-from .files import PathLike, read_json
+from .files import PathLike
 from .inference import Manner, Predictor
 from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, manifest_path, read_spaces
 
@@ -42,7 +42,9 @@ def cell_predictors(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> L
 
 def network_digest(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> str:
     """What label maps depend on besides the image: the same for the same networks, used in the same way."""
-    stages = [read_json(manifest_path(run.folder, stage)) for stage in ("baseline", "confusion", "groups", "subnets")]
+    stages = [
+        manifests.read(manifest_path(run.folder, stage)) for stage in ("baseline", "confusion", "groups", "subnets")
+    ]
     used = {
         "version": __version__,
         "files": [stage["outputs"] for stage in stages],
@@ -63,8 +65,8 @@ def open_split(run: TrainedRun, data_root: Optional[PathLike], split: str) -> Tu
     settings = run.config
     root, source = find_root(settings.data.name, data_root)
     if root is None:
-        results = run.folder / RESULTS_FILE
-        if results.is_file() and read_json(results)["dataset"]["source"] != "built-in":
+        path = run.folder / RESULTS_FILE
+        if path.is_file() and results.read(path).dataset.source != "built-in":
             raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
         root = built_in_root(settings)
     dataset = open_dataset(settings.data.name, root, split)

@@ -11,14 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors options packages places cuda files table tensor_files arg_max progress backend profiling probes doctor "
+    "errors options packages places cuda npz_sizes plain_data files yaml_files table tensor_files arg_max progress "
+    "backend profiling probes doctor "
     "labels paper confusion groups config data nn complexity checkpoint passes mixed_precision training inference "
     "evaluation run manifests origins building results seeds paper_tables figures page reporting stages chain info "
     "pipeline study using video prediction evaluating official export labelmaps counting confusion_files comparing "
     "grouping checking cli"
 ).split()
 WITHOUT_MXNET = (
-    "errors options packages places cuda files table tensor_files arg_max progress probes doctor labels paper "
+    "errors options packages places cuda npz_sizes plain_data files yaml_files table tensor_files arg_max progress "
+    "probes doctor labels paper "
     "confusion groups config data manifests results seeds paper_tables figures page official labelmaps counting "
     "confusion_files comparing grouping checking"
 ).split()
