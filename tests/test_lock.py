@@ -1,4 +1,4 @@
-"""The locks of requirements/ hold what setup.py declares, on every Python, with hashes; and how a difference is told."""
+"""The locks of requirements/ hold what setup.py declares, on every Python, with hashes; how a difference is told."""
 
 import re
 import runpy
@@ -73,7 +73,8 @@ def test_every_version_has_hashes_and_no_place_is_named(name):
 
 def test_differences_are_told_by_name():
     pins = lock_differences.locked(
-        "# head\na==1 ; python_version < '3' \\\n    --hash=sha256:0\nA_b==2 \\\n    --hash=sha256:1\n    --hash=sha256:2\n"
+        "# head\na==1 ; python_version < '3' \\\n    --hash=sha256:0\n"
+        "A_b==2 \\\n    --hash=sha256:1\n    --hash=sha256:2\n"
         "c==3 ; python_version >= '3' \\\n    --hash=sha256:3\n"
     )
     assert pins == {"a-b": "2", "c": "3"}

@@ -1,4 +1,4 @@
-"""Which packages of this environment are not those of a lock file: python tools/lock_differences.py requirements/FILE.txt"""
+"""Which packages of this environment are not those of a lock: python tools/lock_differences.py requirements/FILE.txt"""
 
 import sys
 from importlib import metadata

@@ -1,7 +1,7 @@
 """The readers of files of any origin: what reads, and small whole files to start from.
 
-`read` may return or raise ConfsegError; anything else is a finding. Used by run.py (coverage-guided, for minutes) and by
-tests/test_hostile_files.py (hypothesis, for seconds, and the findings so far).
+`read` may return or raise ConfsegError; anything else is a finding. Used by run.py (coverage-guided, for minutes) and
+by tests/test_hostile_files.py (hypothesis, for seconds, and the findings so far).
 """
 
 import io
