@@ -22,7 +22,8 @@ compile() { # FILE ARGUMENT...
 }
 
 mkdir -p requirements
-compile requirements/cpu-test.txt setup.py --extra cpu --extra test "$@"
+# uv does not look at the upper bound of Requires-Python: from 3.10 on, typing is not for Python 3
+compile requirements/cpu-test.txt setup.py --extra cpu --extra test --constraints <(echo "typing<3.10") "$@"
 # the same versions, so that tests are of what is used
 compile requirements/cpu.txt setup.py --extra cpu --constraints <(sed 's/ \\$//; /^ /d' requirements/cpu-test.txt) "$@"
 opencv="$(sed -n 's/^opencv-python==\([^ ]*\).*/\1/p' requirements/cpu.txt)"

@@ -1,7 +1,7 @@
 """One field of a MATLAB 5 .mat file, read as data: SBD's class labels are GTcls.Segmentation.
 
-The layout is MathWorks' "MAT-File Format", level 5. scipy.io.loadmat builds what a file claims, half a minute for one of
-200 bytes; here nothing is larger than the file, inflated to a bound.
+The layout is MathWorks' "MAT-File Format", level 5. scipy.io.loadmat builds what a file claims, half a minute for one
+of 200 bytes; here nothing is larger than the file, inflated to a bound.
 """
 
 import struct

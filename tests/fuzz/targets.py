@@ -229,7 +229,12 @@ TARGETS: Dict[str, Target] = {
     "npz": Target(".npz", read_npz, [_zip({"a.npy": _npy(np.eye(3))}), _zip({"b.npy": _npy(np.array("x"))}, 8)]),
     "npy": Target(".npz", read_npz, [_npy(np.eye(3)), _npy(np.array("x"))], lambda data: _zip({"a.npy": data})),
     "matrix": Target(".npz", confusion_files.read, [_npy(np.arange(121).reshape(11, 11))], _matrix_file),
-    "description": Target(".npz", confusion_files.read, [b'{"ignore_label": 255, "metadata": {}}'], _description_file),
+    "description": Target(
+        ".npz",
+        confusion_files.read,
+        [b'{"ignore_label": 255, "metadata": {"classes": "[\\"a\\", \\"b\\"]"}}'],
+        _description_file,
+    ),
     "csv": Target(".csv", confusion_files.read, [b"truth,a,b\na,1,2\nb,3,4\n", b"a;b\n1;2\n3;4e0\n", b"1\t2\n3\t4\n"]),
     "params": Target(".params", read_tensors, [_params()]),
     "safetensors": Target(
@@ -241,7 +246,7 @@ TARGETS: Dict[str, Target] = {
     "pickle": Target(".pth", read_tensors, [_PICKLE], _pth),
     "image": Target(".png", _read_image, [*_PNGS, _jpeg(), _jpeg("L", progressive=True), _jpeg("CMYK")]),
     "png": Target(".png", _read_image, _PNGS, _with_checksums),
-    "label": Target(".png", read_label_png, _PNGS, _with_checksums),
+    "label": Target(".png", read_label_png, _PNGS[1:], _with_checksums),
     "label_map": Target(".png", _read_label_map, _PNGS, _with_checksums),
     "mat": Target(".mat", voc._read_mat, [_mat(False), _mat(True), _mat(False, Boundaries=np.eye(2))]),
     "video": Target(".avi", _read_clip, [_clip()]),
