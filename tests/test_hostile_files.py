@@ -1,4 +1,4 @@
-"""Files of any origin: read, or refused in one line; not executed, and nothing allocated that a header merely claims."""
+"""Files of any origin: read, or refused in one line; not executed, nothing allocated that a header merely claims."""
 
 import json
 import struct
