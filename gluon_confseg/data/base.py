@@ -30,7 +30,7 @@ SHARED = "training images that are validation images too"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 # what Pillow raises for damaged files
-_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -204,7 +204,7 @@ def image_size(path: PathLike) -> Tuple[int, int]:
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             return image.size
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -235,7 +235,7 @@ def _decode(path: PathLike, data: bytes) -> Image.Image:
         image.load()
     except ConfsegError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     return image
 
