@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gluon_confseg import config, confusion_files, files, npz_sizes, results, run
+from gluon_confseg import config, confusion_files, files, manifests, npz_sizes, results, run
 from gluon_confseg.data.base import read_image
 from gluon_confseg.errors import ConfsegError, one_line
 from gluon_confseg.labels import CAMVID, LabelSet
@@ -196,11 +196,27 @@ def test_groups_of_another_form(tmp_path, text):
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"made_from": [], "outputs": {}, "seconds": 1}', '{"made_from": {}}'])
 def test_manifests_of_another_form(tmp_path, text):
-    (tmp_path / "stage.json").write_text(text)
+    path = tmp_path / "stage.json"
+    path.write_text(text)
     with pytest.raises(ConfsegError, match="does not say what its stage was made from"):
-        run.read_manifest(tmp_path / "stage.json")
-    (tmp_path / "stage.begun.json").write_text('{"made_from": {"a": 1}}')
-    assert run.read_manifest(tmp_path / "stage.begun.json") == {"made_from": {"a": 1}}
+        manifests.read(path)
+
+
+def test_records_and_begun_stages_of_another_form(tmp_path):
+    path = tmp_path / "stage.json"
+    for text, read in (
+        ('{"made_from": 3}', manifests.read_made_from),
+        ('{"made_from": {"cells": [1]}}', manifests.read_made_from),
+        ('{"made_from": {"cells": 1}}', manifests.read_made_from),
+        ('{"files": []}', manifests.read_begun_files),
+        ('{"files": {"a": 1}}', manifests.read_begun_files),
+        ('{"a": {"made_from": {}}}', manifests.read_records),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfsegError, match="stage.json does not say what its stage was made from"):
+            read(path)
+    path.write_text('{"made_from": {"a": 1}}')
+    assert manifests.read_made_from(path) == {"a": 1} and manifests.read_begun_files(path) == {}
 
 
 def npy(shape, dtype="<f4", data=b""):

@@ -13,8 +13,9 @@ HOSTILE = (
 )
 ELEMENTS = (
     "html head meta title style body h1 p ul li h2 h3 div table thead tr th tbody td details summary pre figure img "
-    "figcaption"
+    "figcaption nav a"
 ).split()
+ATTRIBUTES = "lang charset name content class alt src href id tabindex role aria-label".split()
 
 
 class Reader(html.parser.HTMLParser):
@@ -66,7 +67,8 @@ def test_hostile_names_stay_text(tmp_path):
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     found = Reader(text)
     assert found.elements <= set(ELEMENTS)
-    assert {name for _, name, _ in found.attributes} <= {"lang", "charset", "name", "content", "class", "alt", "src"}
+    assert {name for _, name, _ in found.attributes} <= set(ATTRIBUTES)
+    assert all(value.startswith("#") for _, name, value in found.attributes if name == "href")
     places = [value for _, name, value in found.attributes if name == "src"]
     assert places and all(value.startswith("data:image/png;base64,") for value in places)
     for name in HOSTILE[:2]:

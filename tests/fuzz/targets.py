@@ -17,7 +17,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from gluon_confseg import config, confusion_files, labelmaps, labels, results, run, study, video
+from gluon_confseg import config, confusion_files, labelmaps, labels, manifests, results, run, study, video
 from gluon_confseg.data import voc
 from gluon_confseg.data.base import image_size, read_image, read_label_png, read_list
 from gluon_confseg.data.folders import FolderPairs, read_classes
@@ -225,7 +225,7 @@ TARGETS: Dict[str, Target] = {
     "json": Target(".json", read_json, [b'{"a": [1, 2.5, null, "\\u00e4"]}', b"[[[]]]"]),
     "results": Target(".json", _read_results, [_results()]),
     "labels": Target(".json", run._read_labels, [_labels()]),
-    "manifest": Target(".json", run.read_manifest, [b'{"made_from": {}, "outputs": {"a": "0"}, "seconds": 1}']),
+    "manifest": Target(".json", manifests.read, [b'{"made_from": {}, "outputs": {"a": "0"}, "seconds": 1}']),
     "npz": Target(".npz", read_npz, [_zip({"a.npy": _npy(np.eye(3))}), _zip({"b.npy": _npy(np.array("x"))}, 8)]),
     "npy": Target(".npz", read_npz, [_npy(np.eye(3)), _npy(np.array("x"))], lambda data: _zip({"a.npy": data})),
     "matrix": Target(".npz", confusion_files.read, [_npy(np.arange(121).reshape(11, 11))], _matrix_file),
