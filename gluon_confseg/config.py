@@ -303,7 +303,7 @@ class Config(Section):
     encoder: Encoder = Encoder()
     subnet0: Subnet0 = Subnet0()
     subnet: Subnet = Subnet()
-    shapes: Dict[str, Subnet] = {}
+    shapes: Dict[Key, Subnet] = {}
     baseline: Schedule = Schedule()
     confusion_images: Literal["train", "val"] = "train"
     groups: Groups = Groups()

@@ -150,7 +150,12 @@ NAMES = ["../../x", "/etc/x", "a\0b", "a\nb", "x" * 300, "-rf", "", ".", "..", "
 def test_names_that_become_paths_do_not_lead_out_of_the_run(name):
     tree = config.to_tree(config.load(HERE.parent / "experiments/configs/camvid.yaml"))
     cell = dict(tree["cells"][1], key=name)
-    for change in ({"name": name}, {"losses": {name: {"kind": "focal"}}}, {"cells": [tree["cells"][0], cell]}):
+    for change in (
+        {"name": name},
+        {"losses": {name: {"kind": "focal"}}},
+        {"shapes": {name: {}}},
+        {"cells": [tree["cells"][0], cell]},
+    ):
         with pytest.raises(ConfsegError, match="String should match pattern"):
             config.parse({**tree, **change, "comparisons": []}, "config.yaml")
 
