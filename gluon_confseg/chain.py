@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 from . import checkpoint, manifests
 from .backend import versions
 from .errors import ConfsegError
-from .files import explained, read_json, sha256, write_json
+from .files import explained, sha256, write_json
 from .manifests import Origin
 from .run import Run, checkpoint_path, manifest_path
 from .sharing import await_files
@@ -56,9 +56,14 @@ def _lost(this: Run, stage: Stage) -> Dict[str, List[str]]:
             found += manifests.damaged(this.folder, _digests(this, stage, now))
         elif earlier:  # its checkpoint is of all its heads
             found += [f"no cell needs {name}" for name in earlier if name not in now]
-            found += manifests.other_versions(read_json(manifests.begun_path(this.folder, stage.name)), versions())
+            found += _other_versions(this, stage)
         lost[verb] = list(dict.fromkeys(found))
     return lost
+
+
+def _other_versions(this: Run, stage: Stage) -> List[str]:
+    """Of a stage that was begun, the versions that are not those of now."""
+    return manifests.other_versions(manifests.read_begun(manifests.begun_path(this.folder, stage.name)), versions())
 
 
 def _digests(this: Run, stage: Stage, wanted: Iterable[str]) -> Dict[str, str]:
@@ -66,19 +71,19 @@ def _digests(this: Run, stage: Stage, wanted: Iterable[str]) -> Dict[str, str]:
     if stage.files is not None:
         return {name: record["sha256"] for name, record in _records(this, stage).items() if name in wanted}
     path = manifest_path(this.folder, stage.name)
-    return read_json(path)["outputs"] if path.exists() else {}
+    return manifests.read(path)["outputs"] if path.exists() else {}
 
 
 def _accept(this: Run, stage: Stage, verb: str, lost: List[str]) -> None:
     now = _origins(this, stage, _made_from(this, stage))
     if verb == "begun":
         path, begun = manifests.begun_path(this.folder, stage.name), _begun(this, stage)
-        tree = {**read_json(path), "versions": versions()}
+        tree = {**manifests.read_begun(path), "versions": versions()}
         origins = {name: manifests.kept(origin, now.get(name, origin)) for name, origin in begun.items()}
         tree.update({"made_from": origins[_WHOLE]} if stage.files is None else {"files": origins})
     else:
         path = manifest_path(this.folder, stage.name)
-        tree = read_json(path) if path.exists() else {}
+        tree = manifests.read(path) if path.exists() else {}
         if stage.files is None:
             tree["made_from"] = manifests.kept(tree["made_from"], now[_WHOLE])
             tree["outputs"] = _present(this, tree["outputs"])
@@ -122,21 +127,22 @@ def _begun(this: Run, stage: Stage) -> Dict[str, Origin]:
     path = manifests.begun_path(this.folder, stage.name)
     if not path.exists() or not _checkpoints(this.folder, stage):
         return {}
-    begun = read_json(path)
     if stage.files is None:
         # the finished stage counts, where there is one: it is being redone
-        return {} if manifest_path(this.folder, stage.name).exists() else {_WHOLE: begun["made_from"]}
-    return begun["files"] if "files" in begun else stage.files(this, _older_origin(this, begun["made_from"]))
+        finished = manifest_path(this.folder, stage.name).exists()
+        return {} if finished else {_WHOLE: manifests.read_made_from(path)}
+    files = manifests.read_begun_files(path)
+    return files or stage.files(this, _older_origin(this, manifests.read_made_from(path)))
 
 
 def _records(this: Run, stage: Stage) -> Dict[str, manifests.Record]:
     """By name, the files that were made one by one; those of a run that is older than such records count too."""
     path, manifest = manifests.records_path(this.folder, stage.name), manifest_path(this.folder, stage.name)
     if path.exists():
-        return read_json(path)
+        return manifests.read_records(path)
     if not manifest.exists():
         return {}
-    found = read_json(manifest)
+    found = manifests.read(manifest)
     origins = stage.files(this, _older_origin(this, found["made_from"]))
     return manifests.records_of_manifest(found, origins)
 
@@ -156,7 +162,7 @@ def run_stage(this: Run, stage: Stage) -> None:
     outputs, seconds = _timed(this, stage)
     if this.job.first:
         digests = {name: sha256(this.folder / name) for name in outputs}
-        accepted = _in_spite_of(read_json(manifests.begun_path(this.folder, stage.name)))
+        accepted = _in_spite_of(manifests.read_begun(manifests.begun_path(this.folder, stage.name)))
         _finish(this, stage, {"made_from": made_from, "outputs": digests, "seconds": round(seconds, 2), **accepted})
     await_files(this, outputs)
 
@@ -166,7 +172,7 @@ def _begin(this: Run, stage: Stage) -> Optional[Origin]:
     path = manifest_path(this.folder, stage.name)
     made_from = _made_from(this, stage)
     if path.exists():
-        manifest = read_json(path)
+        manifest = manifests.read(path)
         changed = _reasons(this, manifest["made_from"], made_from, manifest["outputs"])
         if not changed:
             _clean(this, stage)
@@ -176,7 +182,9 @@ def _begin(this: Run, stage: Stage) -> Optional[Origin]:
         if manifest["made_from"] != made_from:  # else its last checkpoint gives the files back
             _remove_checkpoints(this.folder, stage)
     begun = manifests.begun_path(this.folder, stage.name)
-    earlier = read_json(begun) if begun.exists() else {"made_from": made_from}
+    earlier = {"made_from": made_from}
+    if begun.exists():
+        earlier = {**manifests.read_begun(begun), "made_from": manifests.read_made_from(begun)}
     changed = list(map(str, manifests.differences(earlier["made_from"], made_from)))
     if not path.exists():
         changed += manifests.other_versions(earlier, versions())
@@ -201,18 +209,18 @@ def _run_file_by_file(this: Run, stage: Stage) -> None:
     made_from = _made_from(this, stage)
     wanted, records = stage.files(this, made_from), _records(this, stage)
     path = manifest_path(this.folder, stage.name)
-    accepted = _in_spite_of(read_json(path)) if path.exists() else {}
+    accepted = _in_spite_of(manifests.read(path)) if path.exists() else {}
     passes = _planned(this, stage, wanted, records)
     this.job.tell(passes or [])
     if passes is None:
         _clean(this, stage)
-        _log.info("%s: finished before (%.0f s), skipped", stage.name, read_json(path)["seconds"])
+        _log.info("%s: finished before (%.0f s), skipped", stage.name, manifests.read(path)["seconds"])
         return
     for names in passes:
         records = {name: record for name, record in records.items() if name not in names}
         write_json(manifests.records_path(this.folder, stage.name), records)
         begun = manifests.begun_path(this.folder, stage.name)
-        accepted = {**accepted, **(_in_spite_of(read_json(begun)) if begun.exists() else {})}
+        accepted = {**accepted, **(_in_spite_of(manifests.read_begun(begun)) if begun.exists() else {})}
         files = {name: wanted[name] for name in names}
         write_json(begun, {"files": files, "versions": versions(), **accepted})
         this.job.barrier()  # now the checkpoints that there are belong to these files
@@ -237,7 +245,7 @@ def _planned(
     """The files that are made together, what was begun first; None where the stage is finished."""
     lacking = _lacking(this, stage, wanted, records)
     path = manifest_path(this.folder, stage.name)
-    if not lacking and path.exists() and read_json(path)["outputs"].keys() == wanted.keys():
+    if not lacking and path.exists() and manifests.read(path)["outputs"].keys() == wanted.keys():
         return None
     kept = [name for name in wanted if name not in lacking]
     if kept:
@@ -263,9 +271,7 @@ def _lacking(this: Run, stage: Stage, wanted: Dict[str, Origin], records: Dict[s
 def _passes(this: Run, stage: Stage, wanted: Dict[str, Origin], lacking: List[str]) -> List[List[str]]:
     """The files that are made together: first those of a checkpoint, in its order, then the others that are lacking."""
     begun = _begun(this, stage)
-    other = (
-        manifests.other_versions(read_json(manifests.begun_path(this.folder, stage.name)), versions()) if begun else []
-    )
+    other = _other_versions(this, stage) if begun else []
     if begun and not other and all(name in wanted and origin == wanted[name] for name, origin in begun.items()):
         return [names for names in ([*begun], [name for name in lacking if name not in begun]) if names]
     if begun:
@@ -326,6 +332,6 @@ def _made_from(this: Run, stage: Stage) -> Origin:
     for split in stage.data:
         found[f"images of {split}"] = getattr(this, split).fingerprint()
     for upstream in stage.upstream:
-        for name, digest in read_json(manifest_path(this.folder, upstream))["outputs"].items():
+        for name, digest in manifests.read(manifest_path(this.folder, upstream))["outputs"].items():
             found[f"file {name}"] = digest
     return found

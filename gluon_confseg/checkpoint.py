@@ -3,13 +3,14 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .backend import mx, settle
 from .errors import ConfsegError
 from .files import explained, read_npz, write_npz
+from .plain_data import parse_json
 
 Trainers = Sequence[mx.gluon.Trainer]
 
@@ -82,7 +83,7 @@ def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
 
 def _meta(path: Path, arrays: Dict[str, np.ndarray]) -> Dict[str, Any]:
     try:
-        return dict(json.loads(arrays.pop("meta").tobytes().decode()))
+        return dict(parse_json(arrays.pop("meta").tobytes().decode()))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfsegError(f"{path} is no checkpoint; delete it and run again") from error
 
@@ -117,7 +118,8 @@ def _restore(path: Path, trainers: Trainers, arrays: Dict[str, np.ndarray]) -> N
         for index, parameter in enumerate(trainer._params)
     ]
     for key, parameter in wanted:
-        if key not in arrays or arrays[key].shape != parameter.shape:
+        momentum = arrays.get(key.replace(".value", ".momentum"))
+        if not _fits(arrays.get(key), parameter) or not (momentum is None or _fits(momentum, parameter)):
             raise ConfsegError(f"{path} holds another network ({parameter.name} differs); delete it and run again")
     for key, parameter in wanted:
         parameter.set_data(mx.nd.array(arrays[key], dtype=parameter.dtype))
@@ -137,6 +139,10 @@ def _connect(trainer: mx.gluon.Trainer) -> None:
         trainer._init_kvstore()
     if trainer._params_to_init:
         trainer._init_params()
+
+
+def _fits(array: Optional[np.ndarray], parameter: mx.gluon.Parameter) -> bool:
+    return array is not None and array.shape == parameter.shape and array.dtype.kind == "f"
 
 
 def _momenta(trainer: mx.gluon.Trainer) -> Dict[int, mx.nd.NDArray]:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 
 from . import __version__
-from .errors import ConfsegError
+from .errors import ConfsegError, one_line
 from .interrupts import INTERRUPTED, second_ends
 from .options import parse_scales, parse_seeds, parse_size
 
@@ -477,7 +477,7 @@ def main() -> None:
         try:
             code = cli.main(standalone_mode=False)
         except ConfsegError as error:
-            print(f"confseg: error: {error}", file=sys.stderr)
+            print(f"confseg: error: {one_line(str(error))}", file=sys.stderr)
             code = 2
         except click.ClickException as error:
             error.show()

@@ -4,18 +4,36 @@ import difflib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Annotated, Literal
 
 from . import config_joint
 from .config_base import Schedule, Section, Spaces
 from .config_joint import Joint
-from .errors import ConfsegError
+from .errors import ConfsegError, one_line
+from .yaml_files import parse_yaml, read_yaml
 
 BASE_KEY = "_base_"
 MIN_WINDOW = 32  # pixels: a smaller window shows a network next to nothing
 
+
+def _printable(text: str) -> str:
+    if text != one_line(text):
+        raise ValueError("wants one line of printable text")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_printable)]
+# part of the names of files and folders, so it must not lead out of them
+Key = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,49}$")]
 WindowSide = Annotated[int, Field(ge=MIN_WINDOW)]
 
 
@@ -202,8 +220,8 @@ class Cell(Section):
     `subnets: null`, subnet 0 alone.
     """
 
-    key: str
-    title: str
+    key: Key
+    title: Line
     role: Literal["baseline", "paper", "control", "variant"] = "variant"
     joint: Optional[str] = None
     subnet0: str = "baseline"
@@ -258,7 +276,7 @@ class Config(Section):
     `comparisons`: pairs of cells [a, b] whose difference a - b the table over seeds tests.
     """
 
-    name: str
+    name: Key
     description: str = ""
     without_data: Optional[str] = None
     paper_table: Optional[str] = None
@@ -270,13 +288,13 @@ class Config(Section):
     encoder: Encoder = Encoder()
     subnet0: Subnet0 = Subnet0()
     subnet: Subnet = Subnet()
-    shapes: Dict[str, Subnet] = {}
+    shapes: Dict[Key, Subnet] = {}
     baseline: Schedule = Schedule()
     confusion_images: Literal["train", "val"] = "train"
     groups: Groups = Groups()
     subnets: SubnetSchedule = SubnetSchedule()
     evaluation: Evaluation = Evaluation()
-    losses: Dict[str, Loss]
+    losses: Dict[Key, Loss]
     joint: Dict[str, Joint] = {}
     cells: Tuple[Cell, ...]
     comparisons: Tuple[Tuple[str, str], ...] = ()
@@ -376,14 +394,12 @@ def to_tree(config: Config) -> Dict[str, Any]:
 
 def read_tree(path: Path, seen: Tuple[Path, ...] = ()) -> Dict[str, Any]:
     """The settings of a YAML file and of what its `_base_` names, not validated."""
-    if path.resolve() in seen:
-        raise ConfsegError(f"{path}: {BASE_KEY} goes in a circle")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except OSError as error:
         raise ConfsegError(f"cannot read the config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfsegError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfsegError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfsegError(f"{path}: expected a mapping of settings")
     base = tree.pop(BASE_KEY, None)
@@ -391,6 +407,8 @@ def read_tree(path: Path, seen: Tuple[Path, ...] = ()) -> Dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise ConfsegError(f"{path}: {BASE_KEY} must be the name of one YAML file")
+    if path.resolve() in seen:
+        raise ConfsegError(f"{path}: {BASE_KEY} goes in a circle")
     return _merge(read_tree(path.parent / base, (*seen, path.resolve())), tree)
 
 
@@ -408,8 +426,8 @@ def _override(tree: Dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfsegError(f"--set {override}: wants key=value, for example --set baseline.epochs=10")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         raise ConfsegError(f"--set {override}: the value is not valid YAML") from None
     node = tree
     *parents, last = key.split(".")

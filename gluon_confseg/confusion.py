@@ -8,6 +8,7 @@ import numpy as np
 
 from .errors import ConfsegError
 from .files import PathLike, read_npz, write_npz
+from .plain_data import parse_json
 
 
 class ConfusionMatrix:
@@ -186,10 +187,10 @@ class ConfusionMatrix:
         """Read what `save` wrote, its string fields as `.metadata`. ConfsegError: a missing or damaged file."""
         arrays = read_npz(path)
         try:
-            description = json.loads(str(arrays["description"][()]))
+            description = parse_json(str(arrays["description"][()]))
             matrix = cls.from_counts(arrays["counts"], description["ignore_label"])
             matrix.metadata = dict(description["metadata"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise ConfsegError(f"{path} is not a confusion matrix file; delete it and count again") from error
         return matrix
 

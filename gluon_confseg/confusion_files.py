@@ -12,6 +12,7 @@ from . import labels
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 from .files import PathLike, write_text
+from .plain_data import parse_json
 
 _MAX_BYTES = 1 << 24  # 254 classes with counts of 18 digits are 1.2 MB
 _CORNER = "truth"
@@ -63,7 +64,7 @@ def _metadata_names(path: PathLike, matrix: ConfusionMatrix) -> Optional[List[st
         found = labels.get(names[0]).classes if names else ()
         return list(found) if len(found) == matrix.num_classes else None
     try:
-        found = json.loads(matrix.metadata["classes"])
+        found = parse_json(matrix.metadata["classes"])
     except (TypeError, ValueError):
         found = None
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):

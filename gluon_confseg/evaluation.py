@@ -17,6 +17,7 @@ from .errors import ConfsegError
 from .files import read_npz, write_npz
 from .inference import Predictor, label_all
 from .phases import phase, waiting
+from .plain_data import parse_json
 from .workers import ALONE, Job
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class State:
     def _read(self, empty: Counted) -> Counted:
         arrays = read_npz(self._path)
         try:
-            meta = json.loads(str(arrays.pop("meta")[()]))
+            meta = parse_json(str(arrays.pop("meta")[()]))
             found = {key: ConfusionMatrix.from_counts(counts) for key, counts in arrays.items()}
             sizes = {key: matrix.num_classes for key, matrix in found.items()}
             fits = meta["key"] == self._key and sizes == {k: m.num_classes for k, m in empty.matrices.items()}

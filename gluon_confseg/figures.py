@@ -171,6 +171,7 @@ def _page(path: PathLike, size: Tuple[float, float], *, dpi: int) -> Iterator[Fi
     """A figure with Matplotlib's own defaults, saved on success; the resolution falls until the file is moderate."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False  # a name may have dollar signs
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

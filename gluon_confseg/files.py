@@ -10,20 +10,16 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Sequence, Union
 
 import numpy as np
 
 from .errors import ConfsegError
+from .npz_sizes import DAMAGE, check_npz
+from .plain_data import MAX_JSON, parse_json, read_text
 
 PathLike = Union[str, Path]
-
-# what NumPy's reader raises for a file that is damaged or no .npz at all; which one depends on the Python version
-_NPZ_ERRORS = (ValueError, TypeError, AttributeError, KeyError, EOFError, RuntimeError, MemoryError)
-_NPZ_ERRORS += (zipfile.BadZipFile, zlib.error)
 
 
 UNFINISHED = ".unfinished-"  # how temporary names begin
@@ -45,7 +41,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     with explained(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f"{UNFINISHED}{path.stem}."
+            prefix = f"{UNFINISHED}{path.stem[:32]}."
             descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
             temporary = Path(name)
             with open(descriptor, "rb") as handle:
@@ -160,7 +156,7 @@ def write_json(path: PathLike, value: Any) -> None:
 def read_json(path: PathLike) -> Any:
     """Read a JSON file; ConfsegError names the file where it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(read_text(path, MAX_JSON))
     except OSError as error:
         raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -179,11 +175,12 @@ def write_npz(path: PathLike, arrays: Dict[str, np.ndarray], *, compress: bool =
 def read_npz(path: PathLike, keys: Optional[Sequence[str]] = None) -> Dict[str, np.ndarray]:
     """Read an .npz (no pickle), or only `keys` of it; ConfsegError names the file where it is missing or damaged."""
     try:
+        check_npz(path)
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {key: archive[key] for key in keys or archive.files}
     except OSError as error:
         raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
-    except _NPZ_ERRORS as error:
+    except DAMAGE as error:
         raise ConfsegError(f"{path} is not a whole .npz file; delete it and run again") from error
 
 

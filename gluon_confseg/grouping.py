@@ -12,6 +12,7 @@ from .errors import ConfsegError
 from .files import PathLike, write_npz, write_text
 from .groups import ClassGroup
 from .labelmaps import Classes
+from .yaml_files import parse_yaml
 
 GROUPS_FILE, WEIGHTS_FILE, PICTURE_FILE = "groups.yaml", "weights.npz", "groups.png"
 LOSS = "L = - c_ii log q_i - lambda * sum over j != i of c_ij log(1 - q_j), true class i, q = softmax, lambda = 5"
@@ -72,8 +73,8 @@ def _chosen(source: str, listed: Any) -> Sequence[Sequence[str]]:
             )
         return named["paper"]
     try:
-        chosen = yaml.safe_load(source)
-    except yaml.YAMLError:
+        chosen = parse_yaml(source)
+    except ValueError:
         chosen = None
     if not isinstance(chosen, list) or not all(isinstance(group, list) for group in chosen):
         raise ConfsegError(

@@ -6,7 +6,7 @@ from typing import Dict, Mapping, Tuple
 
 import numpy as np
 
-from .errors import ConfsegError
+from .errors import ConfsegError, one_line
 
 IGNORE_LABEL = 255
 MAX_CLASSES = 254  # 255 is the ignore label, 254 marks an unknown id inside the look-up table
@@ -41,6 +41,9 @@ class LabelSet:
     ignore_label = IGNORE_LABEL  # no annotation: a constant of the class, not a field
 
     def __post_init__(self):
+        wrong = [name for name in (self.name, *self.classes) if not name or name != one_line(name)]
+        if wrong:
+            raise ConfsegError(f"label set {self.name}: the name {wrong[0]!r} is not one line of printable text")
         repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if repeated:
             raise ConfsegError(f"label set {self.name}: class {repeated[0]!r} is listed twice; name each class once")
@@ -50,6 +53,8 @@ class LabelSet:
             raise ConfsegError(
                 f"label set {self.name}: {len(self.colors)} colours for {len(self.classes)} classes; give one per class"
             )
+        if not all(0 <= value <= 255 for color in (*self.colors, *self.ignored_colors) for value in color):
+            raise ConfsegError(f"label set {self.name}: a colour is out of range; give red, green and blue of 0..255")
         for raw, train in self.raw_ids.items():
             if not 0 <= raw <= 255 or not (0 <= train < len(self.classes) or train == IGNORE_LABEL):
                 raise ConfsegError(

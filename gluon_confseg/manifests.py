@@ -8,6 +8,10 @@ made one by one: the same for each file, so that a run is extended by what it la
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple
 
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from typing_extensions import Annotated, TypedDict
+
+from .errors import ConfsegError
 from .files import read_json, sha256
 
 Origin = Dict[str, Any]  # what something was made from: dotted setting, "images of SPLIT", "file NAME" (its digest)
@@ -101,8 +105,71 @@ def records_of_manifest(manifest: Dict[str, Any], origins: Dict[str, Origin]) ->
     }
 
 
+def read(path: Path) -> Dict[str, Any]:
+    """A finished stage's `made_from`, `outputs` and `seconds`. Raises ConfsegError for another file, as all below."""
+    return _checked(path, _Finished)
+
+
 def read_made_from(path: Path) -> Origin:
-    return read_json(path)["made_from"]
+    """What a stage, finished or begun, was made from."""
+    return _checked(path, _MadeFrom)["made_from"]
+
+
+def read_begun(path: Path) -> Dict[str, Any]:
+    """What is known of a stage that is not finished: of `made_from` or `files`, `versions`, `in_spite_of` some."""
+    return _checked(path, _Begun)
+
+
+def read_begun_files(path: Path) -> Dict[str, Origin]:
+    """By name, the files that a stage has begun; none where it is older than such records."""
+    return read_begun(path).get("files", {})
+
+
+def read_records(path: Path) -> Dict[str, Record]:
+    """By name, the files of a stage that were made one by one."""
+    return _checked(path, Dict[str, _Made])
+
+
+def _checked(path: Path, form: Any) -> Any:
+    tree = read_json(path)
+    try:
+        TypeAdapter(form).validate_python(tree)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        message = f"{path} does not say what its stage was made from ({where or 'the file'}); delete it and run again"
+        raise ConfsegError(message) from None
+    return tree
+
+
+def _comparable(origin: Origin) -> Origin:
+    try:
+        _told_apart(origin)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError("cells and comparisons of another form") from error
+    return origin
+
+
+class _Noted(TypedDict, total=False):
+    versions: Dict[str, str]
+    in_spite_of: List[str]
+
+
+class _MadeFrom(_Noted):
+    made_from: Annotated[Dict[str, Any], AfterValidator(_comparable)]
+
+
+class _Finished(_MadeFrom):
+    outputs: Dict[str, str]
+    seconds: float
+
+
+class _Made(_MadeFrom):
+    sha256: str
+    seconds: float
+
+
+class _Begun(_Noted, total=False):
+    files: Dict[str, Annotated[Dict[str, Any], AfterValidator(_comparable)]]
 
 
 def _unequal(old: Origin, new: Origin) -> List[Change]:

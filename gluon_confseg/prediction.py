@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from . import figures, progress
 from .backend import mx
 from .building import find_cell
-from .data.base import IMAGE_SUFFIXES, read_image
+from .data.base import DAMAGE, IMAGE_SUFFIXES, read_image
 from .data.loader import EvalLoader
 from .errors import ConfsegError
 from .files import PathLike, atomic_path, read_json
@@ -186,7 +186,7 @@ class _Writer:
             with Image.open(self._path("labels", source)) as image:
                 token = image.info.get(_TOKEN)
             return token == self._token(source) and all(self._path(kind, source).is_file() for kind in KINDS)
-        except (OSError, SyntaxError, ValueError):  # absent, or something else of that name
+        except DAMAGE:  # absent, or something else of that name
             return False
 
     def __call__(self, source: Source, image: np.ndarray, label: np.ndarray) -> None:
@@ -200,10 +200,10 @@ class _Writer:
         try:
             record = read_json(self.output / VIDEOS / f"{clip.name}.json")
             same = record["made_from"] == self.made_from(clip) and record["whole"]
-            paths = [self.output / VIDEOS / record["video"]]
-            paths += [self._path("labels", _frame(clip, n)) for n in range(record["frames"] if self.frames else 0)]
-            return same and all(path.is_file() for path in paths)
-        except (ConfsegError, KeyError, TypeError):  # absent, or something else of that name
+            frames = range(record["frames"] if self.frames else 0)
+            there = (self._path("labels", _frame(clip, n)).is_file() for n in frames)
+            return same and (self.output / VIDEOS / record["video"]).is_file() and all(there)
+        except (ConfsegError, KeyError, TypeError, OverflowError):  # absent, or something else of that name
             return False
 
     def made_from(self, clip: Clip) -> str:

@@ -7,6 +7,8 @@ from typing import Iterator
 
 from tqdm import tqdm
 
+from .errors import one_line
+
 REDRAW_SECONDS = 0.2
 REDRAW_SECONDS_IN_A_FILE = 30.0  # where the bar does not overwrite itself, each redraw is a line
 
@@ -22,7 +24,7 @@ class BarHandler(logging.Handler):
     """Writes messages to standard error, above any bar that is being drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write("\n".join(map(one_line, self.format(record).split("\n"))), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -15,12 +15,14 @@ from tabulate import tabulate
 from typing_extensions import Annotated, Literal
 
 from . import paper
+from .config import Key, Line
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 from .files import read_json, write_text
 from .table import NONE, Table
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Record(BaseModel):
@@ -32,47 +34,47 @@ class Record(BaseModel):
 class Images(Record):
     """Which images: `fingerprint` is SegmentationDataset.fingerprint()."""
 
-    split: str
+    split: Line
     images: int = Field(gt=0)
-    fingerprint: str
+    fingerprint: Line
 
 
 class Dataset(Record):
     """`source`: where the root came from; `confusion_images`: the split that the weights and groups were counted on."""
 
-    name: str
+    name: Line
     source: Literal["option", "variable", "built-in"]
     train: Images
     val: Images
-    confusion_images: str
+    confusion_images: Line
 
 
 class Group(Record):
     """A confusing group: class names in label order, and why they are together."""
 
-    classes: List[str]
-    reason: str
+    classes: List[Line]
+    reason: Line
 
 
 class Cell(Record):
     """One cell of the result table. `paper` is in percent, all else in fractions; rows of `confusion` are the truth."""
 
-    key: str
-    title: str
+    key: Key
+    title: Line
     role: Literal["baseline", "paper", "control", "variant"]
     paper: Optional[float] = Field(None, ge=0, le=100)
     miou: Fraction
     pixel_accuracy: Fraction
     mean_recall: Fraction
     iou: List[Optional[Fraction]]
-    confusion: List[List[Annotated[int, Field(ge=0)]]]
+    confusion: List[List[Pixels]]
 
 
 class SubnetScore(Record):
     """Mean IoU over a group's classes: its subnet alone, and the baseline's merged matrix; `group` counts from 1."""
 
     group: int = Field(ge=1)
-    loss: str
+    loss: Line
     miou_group: Fraction
     baseline_miou_group: Fraction
 
@@ -85,15 +87,15 @@ class Results(Record):
     """
 
     format: Literal[1] = 1
-    name: str
+    name: Line
     seed: int
     dataset: Dataset
-    classes: List[str]
+    classes: List[Line]
     groups: List[Group]
-    paper_table: Optional[str] = None
+    paper_table: Optional[Line] = None
     cells: List[Cell] = Field(min_length=1)
     subnets: List[SubnetScore]
-    seconds: Dict[str, float]
+    seconds: Dict[Line, float]
     versions: Dict[str, Any]
     config: Dict[str, Any]
     in_spite_of: Dict[str, List[str]] = {}

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-import yaml
-
 from . import groups
 from .backend import mx
 from .config import Config, Spaces, parse, used_joints
@@ -14,6 +12,7 @@ from .errors import ConfsegError
 from .files import PathLike, read_json, write_json
 from .labels import LabelSet
 from .workers import ALONE, Job
+from .yaml_files import read_yaml
 
 CONFIG_FILE = "config.json"
 LABELS_FILE = "labels.json"
@@ -116,17 +115,24 @@ def write_labels(path: PathLike, labels: LabelSet) -> None:
 def _read_labels(path: Path) -> LabelSet:
     tree = read_json(path)
     try:
-        raw_ids = {int(raw): train for raw, train in tree["raw_ids"].items()}
-        return LabelSet(tree["name"], tuple(tree["classes"]), tuple(map(tuple, tree["colors"])), raw_ids)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raw_ids = {int(raw): int(train) for raw, train in tree["raw_ids"].items()}
+        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in tree["colors"])
+        return LabelSet(tree["name"], tuple(tree["classes"]), colors, raw_ids)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ConfsegError(f"{path} is not a class table ({error}); run the first stage again") from error
 
 
 def read_groups(run: TrainedRun) -> List[groups.ClassGroup]:
-    """The groups that `choose_groups` wrote."""
-    tree = yaml.safe_load((run.folder / GROUPS_FILE).read_text(encoding="utf-8"))
-    found = groups.named(run.labels, [entry["classes"] for entry in tree])
-    return [groups.ClassGroup(group.classes, entry["reason"]) for group, entry in zip(found, tree)]
+    """The groups that `choose_groups` wrote. Raises ConfsegError where the file is missing or damaged."""
+    path = run.folder / GROUPS_FILE
+    try:
+        tree = read_yaml(path)
+        found = groups.named(run.labels, [entry["classes"] for entry in tree])
+        return [groups.ClassGroup(group.classes, str(entry["reason"])) for group, entry in zip(found, tree)]
+    except OSError as error:
+        raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfsegError(f"{path} does not hold this run's groups ({error}); delete it and run again") from error
 
 
 def read_spaces(run: TrainedRun) -> groups.OutputSpaces:

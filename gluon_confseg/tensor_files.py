@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import ConfsegError
 from .files import PathLike
+from .npz_sizes import DAMAGE
 
 Tensors = Dict[str, np.ndarray]
 
@@ -56,9 +57,7 @@ _TENSORS_ONLY = "save the tensors alone, where torch is: torch.save(model.state_
 
 _MAX_DIMENSIONS = 32  # NumPy's
 
-# What NumPy, json, zipfile and pickletools raise for damaged bytes.
-_DAMAGE = (ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError, MemoryError, AssertionError)
-_DAMAGE += (zipfile.BadZipFile,)
+_DAMAGE = (*DAMAGE, AssertionError)  # the last is of pickletools
 
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from . import __version__
+from . import __version__, manifests, results
 from .building import make_predictors, make_view, needed_heads
 from .config import Cell
 from .confusion import ConfusionMatrix
@@ -14,7 +14,7 @@ from .data import SegmentationDataset, find_root, open_dataset
 from .data.built_in import built_in_root
 from .data.held_out import open_training_split, open_validation_split
 from .errors import ConfsegError
-from .files import PathLike, read_json
+from .files import PathLike
 from .inference import Manner, Predictor
 from .run import CONFUSION_FILE, RESULTS_FILE, TrainedRun, joint_stage, manifest_path, read_spaces
 
@@ -45,7 +45,7 @@ def network_digest(run: TrainedRun, cells: Sequence[Cell], manner: Manner) -> st
     """What label maps depend on besides the image: the same for the same networks, used in the same way."""
     joint = sorted({joint_stage(cell.joint) for cell in cells if cell.joint is not None})
     names = ("baseline", "confusion", "groups", "subnets", *joint)
-    stages = [read_json(manifest_path(run.folder, stage)) for stage in names]
+    stages = [manifests.read(manifest_path(run.folder, stage)) for stage in names]
     used = {
         "version": __version__,
         "files": [stage["outputs"] for stage in stages],
@@ -69,8 +69,8 @@ def open_split(
     settings = run.config
     root, source = find_root(settings.data.name, data_root)
     if root is None:
-        results = run.folder / RESULTS_FILE
-        if results.is_file() and read_json(results)["dataset"]["source"] != "built-in":
+        path = run.folder / RESULTS_FILE
+        if path.is_file() and results.read(path).dataset.source != "built-in":
             raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
         root = built_in_root(settings)
     if split is not None:

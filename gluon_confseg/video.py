@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .labels import LabelSet
 _log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+# how files of these suffixes begin (MP4 and MOV, AVI, Matroska and WebM, MPEG, MPEG-TS)
+_STARTS = re.compile(rb"....(ftyp|moov|mdat|free|skip|wide)|RIFF....AVI |\x1aE\xdf\xa3|\0\0\1|G", re.DOTALL)
 _COUNTING = (".mp4", ".m4v", ".mov", ".avi")  # their headers count frames; another's number comes from its duration
 _CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # MPEG-4 part 2; and what OpenCV writes where it has no FFmpeg
 _DEFAULT_RATE = 25.0  # frames per second, where the header has none
@@ -80,13 +83,24 @@ def find_clips(paths: Sequence[PathLike]) -> List[Clip]:
 def _open_clip(path: Path) -> Clip:
     if not path.is_file():
         raise ConfsegError(f"no video file {path}; its suffix is a video's, give the file's right name")
+    unreadable = ConfsegError(f"{path}: no frame can be read, it is no video, or damaged; convert it or get it again")
+    if not _STARTS.match(_start(path)):
+        raise unreadable  # FFmpeg would follow a playlist to the files that it names
     with _capture(path) as capture:
         there, frame = capture.read()
         if not there:
-            raise ConfsegError(f"{path}: no frame can be read, it is no video, or damaged; convert it or get it again")
+            raise unreadable
         rate, announced = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = rate if math.isfinite(rate) and rate > 0 else _DEFAULT_RATE
     return Clip(path, frame.shape[:2], rate, int(announced) if 0 < announced < 2**31 else None)
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(12)
+    except OSError as error:
+        raise ConfsegError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

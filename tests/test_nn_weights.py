@@ -22,7 +22,7 @@ from gluon_confseg.backend import import_gluoncv, mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.nn import get_encoder, weights
 from gluon_confseg.nn.gluoncv_models import resnet_encoder
-from gluon_confseg.nn.weights import load_imagenet, load_parameters, load_weights
+from gluon_confseg.nn.weights import load_imagenet, load_parameters, load_weights, stored_file
 from gluon_confseg.tensor_files import read_tensors
 
 CPU = [mx.cpu()]
@@ -275,6 +275,13 @@ def test_an_unreachable_store_says_what_to_fetch(monkeypatch):
     assert "fetch resnet101_v1b-a455932a.params (zipped at https://" in message
     assert "resnet101_v1b-a455932a.zip) and set encoder.weights to this local .params file" in message
     assert "\n" not in message
+
+
+def test_a_store_without_tls_is_refused(monkeypatch):
+    monkeypatch.setenv("MXNET_GLUON_REPO", "http://example.org/")
+    for load in (lambda: load_imagenet(None, "resnet101_v1b", CPU), lambda: stored_file("resnet101_v1b")):
+        with pytest.raises(ConfsegError, match="MXNET_GLUON_REPO is http://example.org/; give a model store whose"):
+            load()
 
 
 # names and values, on a network of one convolution and one BatchNorm

@@ -12,6 +12,7 @@ import pytest
 from test_prediction import read, refused, written
 
 from gluon_confseg import figures, video
+from gluon_confseg.errors import ConfsegError
 from gluon_confseg.labels import CITYSCAPES
 
 
@@ -189,3 +190,18 @@ def test_frames_that_do_not_reach_the_disk(confseg, run, scenes, tmp_path, monke
     monkeypatch.setattr(cv2, "VideoWriter", Full)
     refused(confseg("predict", run, clip, "--output", "out"), "clip.mp4", "3 of 8 frames", "free space")
     assert written(Path("out")) == []
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {}\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_playlist_does_not_lead_to_other_files(tmp_path, kind):
+    make(tmp_path / "other.ts", [np.full((16, 16, 3), 200, np.uint8)] * 5, "mp4v", 5)
+    (tmp_path / "a.mp4").write_text(PLAYLISTS[kind].format("other.ts"))
+    assert decoded(tmp_path / "a.mp4")  # so FFmpeg follows it
+    with pytest.raises(ConfsegError, match="a.mp4: no frame can be read"):
+        video.find_clips([tmp_path / "a.mp4"])

@@ -1,4 +1,6 @@
-# Sourced by the scripts beside it: makes a virtual environment once, and makes it again when setup.py or Python changes.
+# Sourced by the scripts beside it: makes a virtual environment once, and makes it again when setup.py, the lock or Python
+# changes. A CPU's environment holds the packages of requirements/*.txt (tools/lock.sh); CONFSEG_UNLOCKED=1: the newest that
+# setup.py allows, made again every day.
 # shellcheck shell=bash
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -42,12 +44,21 @@ venv_folder() { # DEFAULT
     esac
 }
 
+# The lock of an environment with these extras; nothing where there is none, or none is wanted.
+lock_file() { # EXTRAS
+    local file="$ROOT/requirements/${1//,/-}.txt"
+    [ -n "${CONFSEG_UNLOCKED:-}" ] || [ ! -f "$file" ] || echo "$file"
+}
+
 # What the environment was made from; it is up to date when the stamp in it says the same.
-stamp_for() {
-    "$PYTHON" - "$ROOT" "$@" <<'EOF'
-import hashlib, pathlib, sys
-digest = hashlib.sha256(pathlib.Path(sys.argv[1], "setup.py").read_bytes()).hexdigest()
-print("setup.py", digest, "Python", sys.version.split()[0], *sys.argv[1:])
+stamp_for() { # VENV EXTRAS
+    "$PYTHON" - "$ROOT" "$(lock_file "$2")" "$@" <<'EOF'
+import datetime, hashlib, os, pathlib, sys
+root, lock, *rest = sys.argv[1:]
+files = [pathlib.Path(root, "setup.py"), *([pathlib.Path(lock)] if lock else [])]
+digests = [part for path in files for part in (path.name, hashlib.sha256(path.read_bytes()).hexdigest())]
+day = ["unlocked", str(datetime.date.today())] if os.environ.get("CONFSEG_UNLOCKED") else []
+print(*digests, *day, "Python", sys.version.split()[0], root, *rest)
 EOF
 }
 
@@ -71,26 +82,36 @@ pip_install() { # VENV REQUIREMENT...
 }
 
 # opencv-python needs libGL, which a server without a screen often lacks; the headless build does not.
-use_headless_opencv_without_libgl() { # VENV
+use_headless_opencv_without_libgl() { # VENV LOCK
     local version
     "$1/bin/python" -c 'import cv2' >>"$1/pip.log" 2>&1 && return
     version="$("$1/bin/python" -c 'from importlib.metadata import version; print(version("opencv-python"))')"
     say "opencv-python does not load here (no libGL?): installing opencv-python-headless $version instead"
     "$1/bin/python" -m pip uninstall -y opencv-python >>"$1/pip.log" 2>&1
-    pip_install "$1" "opencv-python-headless==$version"
+    if [ -n "$2" ]; then
+        pip_install "$1" --require-hashes --no-deps -r "$ROOT/requirements/opencv-headless.txt"
+    else
+        pip_install "$1" "opencv-python-headless==$version"
+    fi
     "$1/bin/python" -c 'import cv2' || die "OpenCV does not load, see the line above: install the library that it names"
 }
 
 build_environment() { # VENV EXTRAS STAMP
-    local minutes="1 to 3 minutes, longer on a slow network"
+    local lock minutes="1 to 3 minutes, longer on a slow network"
     case "$2" in *gpu*) minutes="several minutes, 2.5 GB to download" ;; esac
     [ "$(supported_python "$PYTHON" 12)" ] || minutes="5 minutes, most of them to compile NumPy 1 for this new Python"
     say "making the environment $1 ($2) with $PYTHON: once, $minutes"
     if ! { rm -rf "$1" && mkdir "$1" && echo unfinished >"$1/confseg-stamp" && "$PYTHON" -m venv "$1"; }; then
         die "cannot make $1, see above: set CONFSEG_VENV to a folder that can be written to and has 2 GB free"
     fi
-    pip_install "$1" -e "${ROOT}[$2]"
-    use_headless_opencv_without_libgl "$1"
+    lock="$(lock_file "$2")"
+    if [ -n "$lock" ]; then # all that is needed is in it; this package itself cannot have a hash
+        pip_install "$1" --require-hashes --no-deps -r "$lock"
+        pip_install "$1" --no-deps --no-build-isolation -e "$ROOT"
+    else
+        pip_install "$1" -e "${ROOT}[$2]"
+    fi
+    use_headless_opencv_without_libgl "$1" "$lock"
     echo "$3" >"$1/confseg-stamp" # last, so that a half-made environment is never used
 }
 

@@ -17,6 +17,7 @@ PathLike = Union[str, Path]
 OnProblem = Callable[[str, Sequence[str], str], None]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**28  # a header that claims more is damaged, or an attack on memory
+_MAX_PIXELS_PER_BYTE = 8 * 1032  # of a file: deflate's largest ratio, of one bit a pixel
 
 # the kinds of problems that `on_problem` is told of
 NO_LABEL = "images without a label"
@@ -28,6 +29,8 @@ SHARED = "training images that are validation images too"
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+# what Pillow raises for damaged files
+DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -201,7 +204,7 @@ def image_size(path: PathLike) -> Tuple[int, int]:
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -224,13 +227,15 @@ def _decode(path: PathLike, data: bytes) -> Image.Image:
                 f"{path}: its header claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}; "
                 "get the file again"
             )
+        if image.width * image.height > _MAX_PIXELS_PER_BYTE * len(data):
+            raise OSError(f"truncated: {len(data)} bytes cannot hold {image.width}x{image.height} pixels")
         # the end marker too: Pillow is content once it has all pixels
         if data.rfind(_PNG_END if is_png else _JPEG_END) < 0:
             raise OSError("truncated: the end marker is missing")
         image.load()
     except ConfsegError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     return image
 

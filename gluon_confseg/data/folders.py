@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 from typing_extensions import Annotated
 
 from ..config import Section
 from ..errors import ConfsegError
 from ..labels import IGNORE_LABEL, LabelSet, palette
+from ..yaml_files import read_yaml
 from .base import (
     IMAGE_SUFFIXES,
     OnProblem,
@@ -118,20 +118,20 @@ def read_classes(path: PathLike) -> Tuple[LabelSet, bool]:
 
 def _read(path: Path, form: Type[_Form]) -> _Form:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
         plain_names = form is _ClassList and isinstance(tree, list)
         return form.model_validate({"classes": tree} if plain_names else tree or {})
     except OSError as error:
         raise ConfsegError(
             f"cannot read {path}: {error.strerror}; give a YAML file, or a folder with {FILE_NAME}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfsegError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
         keys = ", ".join(form.model_fields)
         raise ConfsegError(f"{path}: {where}: {problem['msg']}; the keys are {keys}") from None
+    except ValueError as error:
+        raise ConfsegError(f"{path}: not valid YAML: {error}") from error
 
 
 def _label_set(name: str, description: _ClassList, path: Path) -> LabelSet:

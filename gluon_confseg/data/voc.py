@@ -1,12 +1,13 @@
 """PASCAL VOC 2012 segmentation (Everingham et al.) with the extra labels of SBD (Hariharan et al. 2011)."""
 
+import struct
 from pathlib import Path
 from typing import Dict, List, Optional
 
 import numpy as np
 
 from ..errors import ConfsegError
-from ..labels import VOC
+from ..labels import IGNORE_LABEL, VOC
 from .base import (
     NO_LABEL,
     SHARED,
@@ -21,6 +22,7 @@ from .base import (
     report_missing,
     require_split,
 )
+from .mat_file import read_field
 
 SPLITS = ("train", "trainaug", "val", "test")
 _LISTS = "ImageSets/Segmentation"
@@ -122,9 +124,12 @@ def _labels(home: Path, sbd: Optional[Path], split: str, ids: List[str], on_prob
 
 def _read_mat(path: Path) -> np.ndarray:
     """SBD's class labels: GTcls.Segmentation of a .mat file, uint8 HxW."""
-    from scipy.io import loadmat  # late: a fifth of the package's import time, and only SBD needs it
-
     try:
-        return np.ascontiguousarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
-    except Exception as error:  # loadmat raises a dozen types on a damaged file
+        ids = read_field(path, "GTcls", "Segmentation")
+    except OSError as error:
+        raise ConfsegError(f"cannot read {path}: {error.strerror or error}; check the data set") from error
+    except (ValueError, struct.error) as error:
         raise ConfsegError(f"{path}: cannot read GTcls.Segmentation ({error}); get SBD's file again") from error
+    if not ((ids >= 0) & (ids <= IGNORE_LABEL) & (ids == np.floor(ids))).all():
+        raise ConfsegError(f"{path}: GTcls.Segmentation holds values that are no class ids; get SBD's file again")
+    return np.ascontiguousarray(ids, dtype=np.uint8)

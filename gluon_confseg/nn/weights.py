@@ -8,6 +8,7 @@ resnetv1b.py, BottleneckV1b; torchvision/models/resnet.py, Bottleneck, there cal
 
 import contextlib
 import logging
+import os
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..files import PathLike, atomic_path
 from ..tensor_files import BFLOAT16, Tensors, Unreadable, joined, read_tensors, refusal, shown
 
 _SHOWN_NAMES = 8
+_STORE_VARIABLE = "MXNET_GLUON_REPO"  # of GluonCV: where its model store is
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +84,9 @@ def load_part(block: mx.gluon.HybridBlock, tensors: Tensors, source: str, part: 
 def load_imagenet(encoder: mx.gluon.HybridBlock, name: str, ctx: List[mx.Context]) -> None:
     """Fill `encoder` with GluonCV's ImageNet weights of the network `name`, from its cache or its model store.
 
-    Raises ConfsegError where neither has them, saying which file to fetch.
+    Raises ConfsegError where neither has them, saying which file to fetch, and for a store without TLS.
     """
+    _require_tls()
     zoo = import_gluoncv().model_zoo
     try:
         network = zoo.get_model(name, pretrained=True, dilated=True)
@@ -98,8 +101,9 @@ def load_imagenet(encoder: mx.gluon.HybridBlock, name: str, ctx: List[mx.Context
 def stored_file(name: str) -> PathLike:
     """The .params file of GluonCV's network `name`, from its cache or its model store.
 
-    Raises ConfsegError where neither has it, saying which file to fetch.
+    Raises ConfsegError where neither has it, saying which file to fetch, and for a store without TLS.
     """
+    _require_tls()
     store = import_gluoncv().model_zoo.model_store
     if name not in store._model_sha1:
         raise ConfsegError(
@@ -109,6 +113,12 @@ def stored_file(name: str) -> PathLike:
         return store.get_model_file(name, tag=True)
     except Exception as error:  # GluonCV's downloader raises whatever its HTTP library does
         raise _unreachable(name, error) from error
+
+
+def _require_tls() -> None:
+    url = os.environ.get(_STORE_VARIABLE, "https:")
+    if not url.lower().startswith("https:"):
+        raise ConfsegError(f"encoder.weights: {_STORE_VARIABLE} is {url}; give a model store whose address is https://")
 
 
 def _unreachable(name: str, error: Exception, others: str = "") -> ConfsegError:
