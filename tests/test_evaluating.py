@@ -122,7 +122,7 @@ def test_ctrl_c_in_the_middle_of_an_image_loses_only_that_image(confseg, run, wh
     with monkeypatch.context() as patch:
         patch.setattr(ConfusionMatrix, "update", interrupted)
         code, _, errors = confseg("evaluate", run, "--split", "train", *output)
-    assert code == 130 and "the same command continues" in errors
+    assert code == 130 and "what was finished is saved; go on with\n  confseg evaluate" in errors
     assert len(states(tmp_path if output else run)) == 1
     code, _, errors = confseg("evaluate", run, "--split", "train", "--output", "counts.json")
     assert ("2 of the images were counted before" in errors) == bool(output)

@@ -282,7 +282,7 @@ def test_metrics_count_the_crops_at_the_resolution_of_the_features():
     logits = np.zeros((4, 5, 4, 5), "float32")
     logits[:, 2] = 1
     metrics = training.EpochMetrics.empty([head])
-    added = metrics.add([head], batch, training.Stepped(np.full((1, 4), 2.0), [logits], np.ones(1)))
+    added = metrics.add([head], batch, np.full((1, 4), 2.0), [logits], np.ones(1))
     counts = metrics.matrices["all.ce"].counts
     assert counts.sum() == (batch.labels[:, 4::8, 4::8] != 255).sum()
     assert counts[:, 2].sum() == counts.sum()

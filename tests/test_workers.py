@@ -173,8 +173,8 @@ def fit_shared(job, folder):
     from gluon_confseg.data.loader import Batch
 
     class Shared(Batches):
-        def epoch(self, number):
-            for batch in super().epoch(number):
+        def epoch(self, number, first=0):
+            for batch in super().epoch(number, first):
                 mine = job.share(range(len(batch.ids)))
                 yield Batch(batch.images[mine], batch.labels[mine], [batch.ids[i] for i in mine])
 
