@@ -25,6 +25,7 @@ from gluon_confseg.data.synthetic.dataset import KINDS
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.labels import CAMVID
 from gluon_confseg.nn.weights import load_parameters
+from gluon_confseg.workers import ALONE
 
 
 def network(value):
@@ -34,7 +35,7 @@ def network(value):
 
 
 def write_parameters(path, version):
-    save_parameters(SimpleNamespace(folder=path.parent), network(version), path.name)
+    save_parameters(SimpleNamespace(folder=path.parent, job=ALONE), network(version), path.name)
 
 
 def write_picture(path, version):

@@ -9,10 +9,11 @@ largest, and counts, for each cell. "one by one": the cells' networks, each with
 at most 10 % over the forward passes, and a peak of memory that does not depend on the images.
 """
 
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, Sequence, Tuple
+from typing import Callable, Dict, Iterator, Sequence, Tuple
 
 import click
 import numpy as np
@@ -91,6 +92,16 @@ def draw(root: Path, name: str, size: str, images: int) -> SegmentationDataset:
     return open_dataset(name, root, "val")
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the data set's and the evaluation's own messages."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 @click.command()
 @click.argument("name", default="camvid")
 @click.argument("size", default="360x480")
@@ -105,8 +116,7 @@ def main(
     settings = config.load(CONFIGS / f"{name}.yaml", overrides)
     cells = tuple(cell for cell in settings.cells if not keys or cell.key in keys)
     settings = settings.model_copy(update={"cells": cells})
-    logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         if memory_of:
             cases(settings, draw(Path(scratch), name, size, int(memory_of)))[EVALUATION]()
             print(peak())
