@@ -14,6 +14,7 @@ from .config import LOSS_SETTINGS, Cell, Config, Loss, Schedule
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .groups import OutputSpace, OutputSpaces
+from .heads import Head, HeadLoss, Trunk, make_trainer
 from .inference import Manner, Predictor, View
 from .mixed_precision import half_type, to_half
 from .nn import (
@@ -35,7 +36,6 @@ from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters, whole_file
 from .run import BASELINE, CONFUSION_FILE, HeadName, Run, TrainedRun, encoder_file, read_spaces
-from .training import Head, HeadLoss, Trunk, make_trainer
 
 _log = logging.getLogger(__name__)
 

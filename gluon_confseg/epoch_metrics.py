@@ -4,20 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Dict, Sequence
 
 import numpy as np
-from typing_extensions import Protocol
 
 from .confusion import ConfusionMatrix
 from .data.loader import Batch
 from .feature_gradients import TINY
+from .heads import Head
 from .workers import Job
-
-
-class HeadLike(Protocol):
-    """What is needed of a training.Head."""
-
-    name: str
-    block: Any
-    output_of_label: np.ndarray
 
 
 @dataclass
@@ -30,7 +22,7 @@ class EpochMetrics:
     samples: int = 0
 
     @classmethod
-    def empty(cls, heads: Sequence[HeadLike]) -> "EpochMetrics":
+    def empty(cls, heads: Sequence[Head]) -> "EpochMetrics":
         matrices = {head.name: ConfusionMatrix(head.block.subnet.num_outputs) for head in heads}
         zeros = {head.name: 0.0 for head in heads}
         return cls(zeros, matrices, dict(zeros))
@@ -50,7 +42,7 @@ class EpochMetrics:
 
     def add(
         self,
-        heads: Sequence[HeadLike],
+        heads: Sequence[Head],
         batch: Batch,
         losses: np.ndarray,
         logits: Sequence[np.ndarray],

@@ -9,11 +9,12 @@ from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
 from .errors import ConfsegError
+from .heads import Head, Trunk
 from .mixed_precision import half_type
 from .passes import describe_batch, split_batch
 from .places import decoded_folder
 from .run import Run, checkpoint_path
-from .training import Course, EpochMetrics, Head, Trunk, fit
+from .training import Course, EpochMetrics, fit
 
 _log = logging.getLogger(__name__)
 

@@ -22,10 +22,11 @@ from .errors import ConfsegError
 from .files import read_json, write_json
 from .fitting import fit_heads
 from .groups import OutputSpaces
+from .heads import Head
 from .moving_confusion import MovingConfusion
 from .nn import PixelCrossEntropy
 from .run import HeadName, Run, encoder_file, joint_stage, read_groups, read_spaces
-from .training import Course, EpochMetrics, Head
+from .training import Course, EpochMetrics
 
 _log = logging.getLogger(__name__)
 

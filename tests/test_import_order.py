@@ -14,10 +14,10 @@ ORDER = (
     "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_files arg_max "
     "progress interrupts phases backend workers profiling probes doctor labels paper confusion groups "
     "moving_confusion config_base config_joint config data preflight nn complexity checkpoint passes "
-    "feature_gradients mixed_precision batchnorm epoch_metrics training inference evaluation run manifests origins "
-    "building results seeds paper_tables figures page reporting fitting joint sharing stages chain info pipeline "
-    "study using video prediction evaluating official export labelmaps counting confusion_files comparing grouping "
-    "checking cli"
+    "feature_gradients mixed_precision batchnorm heads epoch_metrics training inference evaluation run manifests "
+    "origins building results seeds paper_tables figures page reporting fitting joint sharing stages chain info "
+    "pipeline study using video prediction evaluating official export labelmaps counting confusion_files comparing "
+    "grouping checking cli"
 ).split()
 WITHOUT_MXNET = (
     "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_files arg_max "

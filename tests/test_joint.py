@@ -19,6 +19,7 @@ from gluon_confseg import training
 from gluon_confseg.backend import mx
 from gluon_confseg.config import Joint, Loss
 from gluon_confseg.groups import ClassGroup, output_spaces
+from gluon_confseg.heads import HeadLoss
 from gluon_confseg.joint import JointCourse
 from gluon_confseg.moving_confusion import MovingConfusion
 from gluon_confseg.nn import ConfusionCrossEntropy
@@ -40,7 +41,7 @@ def make(settings, devices=CPU, wanted=None, plain_epochs=1, decay=0.9):
     plain = [make_head(name, "ce", trunk.encoder, settings, devices) for name in NEW]
     heads = []
     for head, (name, outputs) in zip(plain, NEW.items()):
-        block = training.HeadLoss(head.block.subnet, new_loss(outputs), head.block.factor)
+        block = HeadLoss(head.block.subnet, new_loss(outputs), head.block.factor)
         block.upsample.initialize(ctx=devices)
         block.loss.initialize(ctx=devices)
         block.hybridize(static_alloc=True)

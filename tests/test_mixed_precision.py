@@ -17,6 +17,7 @@ from gluon_confseg import backend, checkpoint, mixed_precision, training
 from gluon_confseg.backend import mx
 from gluon_confseg.cuda import Driver
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.heads import HeadLoss, Trunk
 from gluon_confseg.mixed_precision import LossScale, half_type, to_half
 from gluon_confseg.nn import Subnet
 
@@ -36,13 +37,13 @@ def half_trunk(devices=CPU, trained=False, settings=None, frozen=True):
     trunk = make_encoder(devices, frozen=frozen, trained=trained, settings=settings)
     half = to_half(trunk.encoder, 1, "bfloat16")
     half.hybridize()
-    return training.Trunk(trunk.encoder, trunk.trainer, trunk.learning_rate, half)
+    return Trunk(trunk.encoder, trunk.trainer, trunk.learning_rate, half)
 
 
 def half_head(name, loss, trunk, settings, devices=CPU):
     whole = make_head(name, loss, trunk.encoder, settings, devices)
     subnet = whole.block.subnet
-    block = training.HeadLoss(subnet, whole.block.loss, 8 // settings.loss_stride, to_half(subnet, 1, "bfloat16"))
+    block = HeadLoss(subnet, whole.block.loss, 8 // settings.loss_stride, to_half(subnet, 1, "bfloat16"))
     block.upsample.initialize(ctx=devices)
     block.hybridize(static_alloc=True)
     return dataclasses.replace(whole, block=block)

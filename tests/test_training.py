@@ -8,6 +8,7 @@ from gluon_confseg.backend import mx
 from gluon_confseg.config import Schedule
 from gluon_confseg.data.loader import Batch
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
 from gluon_confseg.nn import ConfusionCrossEntropy, PixelCrossEntropy, Subnet, get_encoder
 
 CPU = [mx.cpu(0)]
@@ -44,14 +45,14 @@ def make_head(name, loss, encoder, settings, devices=CPU):
     subnet.initialize(ctx=devices)
     subnet(*subnet.inputs(encoder(mx.nd.zeros((1, 3, 32, 32), ctx=devices[0]))))
     block = {"ce": PixelCrossEntropy(outputs), "new": ConfusionCrossEntropy(WEIGHTS[:outputs, :outputs])}[loss]
-    head = training.HeadLoss(subnet, block, 8 // settings.loss_stride)
+    head = HeadLoss(subnet, block, 8 // settings.loss_stride)
     head.upsample.initialize(ctx=devices)
     block.initialize(ctx=devices)
     head.hybridize(static_alloc=True)
     table = np.full(256, 255, np.uint8)
     table[:5] = TABLES[name]
-    trainer = training.make_trainer(subnet, settings)
-    return training.Head(f"{name}.{loss}", head, trainer, settings.learning_rate, table, settings.loss_stride)
+    trainer = make_trainer(subnet, settings)
+    return Head(f"{name}.{loss}", head, trainer, settings.learning_rate, table, settings.loss_stride)
 
 
 def make_encoder(devices=CPU, frozen=True, trained=False, settings=None):
@@ -60,8 +61,8 @@ def make_encoder(devices=CPU, frozen=True, trained=False, settings=None):
     encoder.hybridize()
     if not trained:
         encoder.collect_params().setattr("grad_req", "null")
-        return training.Trunk(encoder)
-    return training.Trunk(encoder, training.make_trainer(encoder, settings), settings.learning_rate)
+        return Trunk(encoder)
+    return Trunk(encoder, make_trainer(encoder, settings), settings.learning_rate)
 
 
 def fit(trunk, heads, settings, tmp_path, devices=CPU, **options):

@@ -23,6 +23,7 @@ from gluon_confseg.data import synthetic
 from gluon_confseg.data.base import read_image, read_label_png
 from gluon_confseg.data.synthetic.dataset import KINDS
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.heads import make_trainer
 from gluon_confseg.labels import CAMVID
 from gluon_confseg.nn.weights import load_parameters
 from gluon_confseg.workers import ALONE
@@ -107,7 +108,7 @@ def test_built_in_data_is_whole_or_absent(tmp_path, monkeypatch, kind, error, pa
 @pytest.mark.parametrize("kind, error, part", WRITING)
 def test_one_of_the_checkpoints_is_whole(tmp_path, kind, error, part):
     path, block = tmp_path / "stage.checkpoint.npz", network(0)
-    trainer = training.make_trainer(block, Schedule())
+    trainer = make_trainer(block, Schedule())
     for number in range(1, 100):
         for old in tmp_path.glob("*"):
             old.unlink()

@@ -27,6 +27,7 @@ from gluon_confseg.config import Schedule
 from gluon_confseg.confusion import group_mapping
 from gluon_confseg.data.loader import Batch
 from gluon_confseg.groups import named
+from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
 from gluon_confseg.labels import CITYSCAPES
 from gluon_confseg.nn import ConfusionCrossEntropy, PixelCrossEntropy, Subnet, get_encoder
 from gluon_confseg.options import parse_size
@@ -36,7 +37,7 @@ TRAINING_IMAGES = 2975  # of Cityscapes
 ONE, FROZEN, GRAPH, KEPT = "one pass", "one by one, frozen", "one by one, in the graph", "features kept"
 
 
-def make_heads(features: Sequence[mx.nd.NDArray], stride: int, schedule: Schedule, **shape: int) -> List[training.Head]:
+def make_heads(features: Sequence[mx.nd.NDArray], stride: int, schedule: Schedule, **shape: int) -> List[Head]:
     """Three groups with the paper's loss, and the control."""
     everything = np.arange(CITYSCAPES.num_classes)
     groups = named(CITYSCAPES, CITYSCAPES.named_groups["paper"])
@@ -49,13 +50,13 @@ def make_heads(features: Sequence[mx.nd.NDArray], stride: int, schedule: Schedul
         subnet = Subnet(count, **shape)
         subnet.initialize(mx.init.MSRAPrelu(slope=0))
         subnet(*subnet.inputs(features))
-        block = training.HeadLoss(subnet, loss, stride // schedule.loss_stride)
+        block = HeadLoss(subnet, loss, stride // schedule.loss_stride)
         block.upsample.initialize()
         loss.initialize()
         block.hybridize(static_alloc=True)
-        trainer = training.make_trainer(subnet, schedule)
+        trainer = make_trainer(subnet, schedule)
         trainer.set_learning_rate(1e-4)
-        heads.append(training.Head(str(number), block, trainer, 1e-4, label_table(output), schedule.loss_stride))
+        heads.append(Head(str(number), block, trainer, 1e-4, label_table(output), schedule.loss_stride))
     return heads
 
 
@@ -96,15 +97,15 @@ def main(
 
     graph = get_encoder(name, frozen_batchnorm=True)
     graph.hybridize(static_alloc=True)
-    in_graph = training.Trunk(graph, training.make_trainer(graph, schedule))  # its learning rate stays 0
+    in_graph = Trunk(graph, make_trainer(graph, schedule))  # its learning rate stays 0
     encoder = get_encoder(name, frozen_batchnorm=True)
     encoder.collect_params().setattr("grad_req", "null")
     encoder.hybridize()
-    frozen, kept = training.Trunk(encoder), training.Trunk(KeptFeatures())
+    frozen, kept = Trunk(encoder), Trunk(KeptFeatures())
     features = encoder(mx.nd.array(images))
     kept_batch = Batch(features[-1].asnumpy(), labels, batch.ids)
 
-    def case(trunk: training.Trunk, given: Batch, together: bool) -> Callable[[], None]:
+    def case(trunk: Trunk, given: Batch, together: bool) -> Callable[[], None]:
         # heads of its own: MXNet plans a head's memory anew where the features' gradient is wanted, and where not
         shape = {"hidden": hidden, "channels": channels, "dilation": dilation}
         heads = make_heads(features, encoder.output_stride, schedule, **shape)

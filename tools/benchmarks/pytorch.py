@@ -57,6 +57,7 @@ def our_step(name: str) -> Tuple[Callable[[], None], int]:
     from gluon_confseg.building import label_table
     from gluon_confseg.config import Schedule
     from gluon_confseg.data.loader import Batch
+    from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
     from gluon_confseg.nn import PixelCrossEntropy, Subnet, get_encoder
 
     batch, side, classes, encoder_name, frozen, shape = {
@@ -68,16 +69,14 @@ def our_step(name: str) -> Tuple[Callable[[], None], int]:
     subnet = Subnet(classes, **shape)
     subnet.initialize(mx.init.MSRAPrelu(slope=0))
     loss = PixelCrossEntropy(classes)
-    block = training.HeadLoss(subnet, loss, encoder.output_stride)
+    block = HeadLoss(subnet, loss, encoder.output_stride)
     block.upsample.initialize()
     loss.initialize()
     subnet(*subnet.inputs(encoder(mx.nd.zeros((1, 3, 32, 32)))))
     block.hybridize(static_alloc=True)
     schedule = Schedule(batch_size=batch)
-    trunk = training.Trunk(encoder, training.make_trainer(encoder, schedule), 1e-4)
-    head = training.Head(
-        "subnet0", block, training.make_trainer(subnet, schedule), 1e-4, label_table(np.arange(classes)), 1
-    )
+    trunk = Trunk(encoder, make_trainer(encoder, schedule), 1e-4)
+    head = Head("subnet0", block, make_trainer(subnet, schedule), 1e-4, label_table(np.arange(classes)), 1)
     for trainer in (trunk.trainer, head.trainer):
         trainer.set_learning_rate(1e-4)
     rng = np.random.default_rng(0)
