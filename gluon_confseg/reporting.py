@@ -1,10 +1,10 @@
 """From counts to what a run leaves behind: results.json, tables, pictures."""
 
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from . import figures, results
+from . import figures, manifests, results
 from .backend import versions
 from .building import needed_heads
 from .config import Cell, to_tree
@@ -17,10 +17,10 @@ from .run import (
     RESULTS_FILE,
     SAMPLES_FILE,
     Run,
-    accepted_differences,
-    other_versions,
+    TrainedRun,
+    manifest_path,
     read_groups,
-    seconds_of,
+    stage_names,
 )
 
 SAMPLES = 4  # images on the page of overlays
@@ -86,6 +86,28 @@ def _results(run: Run) -> dict:
         "in_spite_of": accepted_differences(run),
         "config": to_tree(config),
     }
+
+
+def seconds_of(run: TrainedRun) -> Dict[str, float]:
+    """Wall-clock seconds of the finished stages."""
+    return {stage: tree["seconds"] for stage, tree in _finished(run).items()}
+
+
+def accepted_differences(run: TrainedRun) -> Dict[str, List[str]]:
+    """The differences that finished stages were kept or continued in spite of, by stage."""
+    found = {stage: tree.get("in_spite_of") for stage, tree in _finished(run).items()}
+    return {stage: differences for stage, differences in found.items() if differences}
+
+
+def other_versions(run: TrainedRun, now: Dict[str, str]) -> Dict[str, Dict[str, str]]:
+    """Versions of the packages that finished stages were made with, where they are not those of `now`, by stage."""
+    found = {stage: tree.get("versions", now) for stage, tree in _finished(run).items()}
+    return {stage: versions for stage, versions in found.items() if versions != now}
+
+
+def _finished(run: TrainedRun) -> Dict[str, Dict[str, Any]]:
+    paths = {stage: manifest_path(run.folder, stage) for stage in stage_names(run.config)}
+    return {stage: manifests.read(path) for stage, path in paths.items() if path.exists()}
 
 
 def _images(dataset: SegmentationDataset) -> dict:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from . import groups
 from .backend import mx
@@ -153,25 +153,3 @@ def checkpoint_path(folder: Path, stage: str) -> Path:
 def partial_path(folder: Path, stage: str, split: str) -> Path:
     """What a stage that is not finished has counted so far on "train" or "val"."""
     return folder / f"{stage}-{split}.partial.npz"
-
-
-def seconds_of(run: TrainedRun) -> Dict[str, float]:
-    """Wall-clock seconds of the finished stages."""
-    return {stage: tree["seconds"] for stage, tree in _finished(run).items()}
-
-
-def accepted_differences(run: TrainedRun) -> Dict[str, List[str]]:
-    """The differences that finished stages were kept or continued in spite of, by stage."""
-    found = {stage: tree.get("in_spite_of") for stage, tree in _finished(run).items()}
-    return {stage: differences for stage, differences in found.items() if differences}
-
-
-def other_versions(run: TrainedRun, now: Dict[str, str]) -> Dict[str, Dict[str, str]]:
-    """Versions of the packages that finished stages were made with, where they are not those of `now`, by stage."""
-    found = {stage: tree.get("versions", now) for stage, tree in _finished(run).items()}
-    return {stage: versions for stage, versions in found.items() if versions != now}
-
-
-def _finished(run: TrainedRun) -> Dict[str, Dict[str, Any]]:
-    paths = {stage: manifest_path(run.folder, stage) for stage in stage_names(run.config)}
-    return {stage: read_json(path) for stage, path in paths.items() if path.exists()}

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gluon_confseg import chain, config, results, run
+from gluon_confseg import chain, config, reporting, results, run
 from gluon_confseg.cli import CONFIGS
 from gluon_confseg.data import open_dataset, synthetic
 from gluon_confseg.errors import ConfsegError
@@ -93,7 +93,7 @@ def test_a_finished_stage_stays_with_other_versions(opened, monkeypatch):
     with_versions(monkeypatch, mxnet="1.9.2")
     chain.refuse_changed(opened())
     begin(opened())
-    assert run.other_versions(opened(), chain.versions()) == {"baseline": before}
+    assert reporting.other_versions(opened(), chain.versions()) == {"baseline": before}
 
 
 def test_nothing_is_refused_where_there_is_nothing_to_lose(opened):
@@ -109,13 +109,13 @@ def test_what_is_kept_in_spite_of_differences_is_noted(opened, caplog):
     other = opened("seed=3")
     chain.keep_changed(other)
     assert "baseline: finished before, and kept in spite of seed: 0 -> 3" in caplog.text and not report.exists()
-    assert run.accepted_differences(other) == {"baseline": ["seed: 0 -> 3"]}
+    assert reporting.accepted_differences(other) == {"baseline": ["seed: 0 -> 3"]}
     chain.refuse_changed(other)  # it has been accepted
     begin(other)
     with pytest.raises(ConfsegError, match="seed: 3 -> 0"):
         chain.refuse_changed(opened())
     assert work(opened()) == [False]  # --restart: the note goes
-    assert run.accepted_differences(other) == {}
+    assert reporting.accepted_differences(other) == {}
 
 
 def test_what_is_continued_in_spite_of_differences_is_noted(opened, monkeypatch):
@@ -123,7 +123,7 @@ def test_what_is_continued_in_spite_of_differences_is_noted(opened, monkeypatch)
     with_versions(monkeypatch, mxnet="1.9.2")
     chain.keep_changed(opened("baseline.learning_rate=0.5"))
     assert work(opened("baseline.learning_rate=0.5")) == [True]
-    changed = run.accepted_differences(opened())["baseline"]
+    changed = reporting.accepted_differences(opened())["baseline"]
     assert changed[0] == "baseline.learning_rate: 0.03 -> 0.5"
     assert changed[1].startswith("mxnet ") and changed[1].endswith("-> 1.9.2")
 
