@@ -43,16 +43,9 @@ class Job:
         """Whether this is the worker that writes, logs and prints."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T], kept: Sequence[T] = ()) -> List[T]:
-        """This worker's part of `items`, in their order: each item is one worker's, and none has two more than another.
-
-        Worker 0 also takes those of `kept`, which it alone can use.
-        """
-        wanted = set(kept)
-        rest = [item for item in items if item not in wanted]
-        mine = {rest[i] for i in np.array_split(np.arange(len(rest)), self.count)[self.rank]}
-        mine |= wanted if self.first else set()
-        return [item for item in items if item in mine]
+    def share(self, items: Sequence[T]) -> List[T]:
+        """This worker's part of `items`, in order: each item is one worker's, and none has two more than another."""
+        return [items[i] for i in np.array_split(np.arange(len(items)), self.count)[self.rank]]
 
     def sum_gradients(self, trainers: Sequence[mx.gluon.Trainer]) -> None:
         """Replace all gradients by their sums over all devices of all workers."""
