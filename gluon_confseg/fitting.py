@@ -8,7 +8,6 @@ from .config import Schedule
 from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
-from .errors import ConfsegError
 from .heads import Head, Trunk
 from .mixed_precision import half_type
 from .passes import describe_batch, split_batch
@@ -44,10 +43,6 @@ def fit_heads(
         files=DecodedFiles(run.train, decoded_folder(), disk) if disk else None,
         share=run.job.share,
     )
-    devices = len(run.devices) * run.job.count
-    if schedule.batch_size < devices:
-        of_all = f" of the {run.job.count} workers" if run.job.count > 1 else ""
-        raise ConfsegError(f"{stage}.batch_size: {schedule.batch_size} is less than the {devices} devices{of_all}")
     if schedule.epochs:
         _log_batch(run, trunk, heads, schedule, stage)
 

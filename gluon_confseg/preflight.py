@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .config import Config
+from .config import Config, used_joints
 from .data import SegmentationDataset
 from .data.base import read_bytes
 from .data.ordered import in_order, usable_cores
@@ -55,8 +55,10 @@ def check(
 
 
 def _check_batches(settings: Config, images: int, devices: int) -> None:
-    for stage in ("baseline", "subnets"):
-        schedule = getattr(settings, stage)
+    schedules = {"baseline": settings.baseline, "subnets": settings.subnets}
+    own = {name: settings.joint[name].schedule for name in used_joints(settings)}  # None: the baseline's
+    schedules.update({f"joint.{name}.schedule": schedule for name, schedule in own.items() if schedule})
+    for stage, schedule in schedules.items():
         if not schedule.epochs:
             continue
         if schedule.batch_size > images:

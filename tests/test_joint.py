@@ -14,6 +14,7 @@ from test_training import (
     schedule,
     values,
 )
+from test_training import fit as train
 
 from gluon_confseg import training
 from gluon_confseg.backend import mx
@@ -54,18 +55,7 @@ def make(settings, devices=CPU, wanted=None, plain_epochs=1, decay=0.9):
 
 def fit(folder, settings, made, devices=CPU, **options):
     trunk, heads, course = made
-    path = folder / "test.checkpoint.npz"
-    training.fit(
-        Batches(),
-        trunk,
-        heads,
-        devices=devices,
-        schedule=settings,
-        checkpoint_path=path,
-        title="test",
-        course=course,
-        **options,
-    )
+    train(trunk, heads, settings, folder, devices, course=course, **options)
     return values(trunk.encoder) + [value for head in heads for value in values(head.block.subnet)]
 
 

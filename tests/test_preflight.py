@@ -115,6 +115,14 @@ def test_batches_are_checked_for_both_stages(root, tmp_path, caplog, stage):
     assert f"{stage}.warmup: 10 updates, but the training has 10" in caplog.text
 
 
+def test_so_are_those_of_a_joint_training_with_a_schedule_of_its_own(root, tmp_path):
+    cells = "cells=[{key: a, title: A, role: baseline}, {key: b, title: B, joint: own}]"
+    overrides = ["baseline.batch_size=4", "comparisons=[]", cells]
+    check(root, tmp_path, *overrides, "joint={own: {subnet0: ce}}")
+    with pytest.raises(ConfsegError, match="joint.own.schedule.batch_size: 5 is more than the 4 training images"):
+        check(root, tmp_path, *overrides, "joint={own: {subnet0: ce, schedule: {batch_size: 5}}}")
+
+
 def test_a_crop_larger_than_every_image_is_a_warning(root, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     # 64x96 files, halved by the config, at most 1.75 times as large: 56x84
