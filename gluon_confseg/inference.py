@@ -4,6 +4,7 @@ import operator
 from collections import deque
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Arrays = Dict[str, mx.nd.NDArray]
 
 _OVERLAP = 3  # neighbouring windows share one part in so many
+_SMALL = 3 * 512 * 1024  # bytes; beyond, a second queued pass's memory counts, and labels are little of the time
 _STRIP = 16  # feature rows that are upsampled at a time: their scores stay in the processor's cache
 
 
@@ -107,9 +109,10 @@ class Predictor:
             passes = yield from self._passes(image)
             several = self._manner.flip or len(passes) > 1
             if not several and self._device.device_type == "cpu":
-                yield {key: self._on_cpu(view, *passes[0], image.shape[:2]) for key, view in self._views.items()}
+                x, fused = passes[0]
+                yield {key: self._on_cpu(scores, x, image.shape[:2]) for key, scores in fused.items()}
                 return
-            parts = {key: self._parts(view, passes, image.shape[:2], several) for key, view in self._views.items()}
+            parts = {key: self._parts(key, passes, image.shape[:2], several) for key in self._views}
             yield {key: mx.nd.concat(*map(_arg_max, each), dim=0) for key, each in parts.items()}
             return
         mosaics = {key: _Mosaic(tops, lefts) for key in self._views}
@@ -117,45 +120,45 @@ class Predictor:
             for column, left in enumerate(lefts):
                 window = image[top : top + height, left : left + width]
                 passes = yield from self._passes(window)
-                for key, view in self._views.items():
-                    parts = self._parts(view, passes, window.shape[:2], several=True)
+                for key in self._views:
+                    parts = self._parts(key, passes, window.shape[:2], several=True)
                     mosaics[key].add(row, column, mx.nd.concat(*parts, dim=2))
         yield {key: mosaic.labels() for key, mosaic in mosaics.items()}
 
     def _passes(self, image: np.ndarray) -> Generator[None, None, List[Tuple[mx.nd.NDArray, Arrays]]]:
-        """Returns the input and the logits by subnet, per scale."""
+        """Returns the input and the views' fused scores, per scale."""
         passes = []
         for factor in self._manner.scales:
-            x, logits = self._pass(image, self._scale * factor)
-            passes.append((x, logits))
+            passes.append(self._pass(image, self._scale * factor))
             yield None
-            for each in logits.values():
-                each.wait_to_read()
+            for scores in passes[-1][1].values():
+                scores.wait_to_read()
         return passes
 
     def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Arrays]:
-        """The network's input (1 or 2, 3, h, w) at a scale, and every needed subnet's logits of it."""
+        """The network's input (1 or 2, 3, h, w) at a scale, and the views' fused scores."""
         x = mx.nd.array(self._input(image, scale)[None], ctx=self._device)
         if self._manner.flip:
             x = mx.nd.concat(x, x.flip(axis=3), dim=0)
         with phase("encoder", mx.nd.waitall):
             features = self._encoder(x)
         with phase("heads", mx.nd.waitall):
-            return x, dict(zip(self._names, self._subnets(*features)))
+            logits = dict(zip(self._names, self._subnets(*features)))
+        with phase("fusion", mx.nd.waitall):
+            return x, {key: _fused(view, logits) for key, view in self._views.items()}
 
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
         return normalize(at_scale(image, scale), self._mean, self._std)
 
-    def _on_cpu(self, view: View, x: mx.nd.NDArray, logits: Arrays, size: Tuple[int, int]) -> mx.nd.NDArray:
+    def _on_cpu(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
         """uint8 (H, W): what the arg max of `_parts` gives, several times as fast."""
-        with phase("fusion, arg max"):
-            scores = _fused(view, logits)[0].asnumpy()
-            labels = upsampled_arg_max(scores, self._encoder.output_stride, x.shape[2:], size)
+        with phase("arg max"):
+            labels = upsampled_arg_max(scores[0].asnumpy(), self._encoder.output_stride, x.shape[2:], size)
         return mx.nd.array(labels, dtype="uint8", ctx=self._device)
 
-    def _parts(self, view: View, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
-        """The view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""
-        fused = [(_fused(view, logits), x) for x, logits in passes]
+    def _parts(self, key: str, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
+        """A view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""
+        fused = [(scores[key], x) for x, scores in passes]
         if any(x.shape[2:] != size for _, x in fused):
             yield _total(_resized(self._scores(scores, x, several), size) for scores, x in fused)
             return
@@ -228,16 +231,17 @@ def label_all(
 ) -> Iterator[Tuple[T, np.ndarray, Dict[str, np.ndarray]]]:
     """(tag, image) -> (tag, image, label maps by view), in order; one image at a time per device, all at work at once.
 
-    The predictors are of the same network, one per device.
+    The predictors are of the same network, one per device. A small image is queued before the one before it has its
+    labels, so that the network goes on meanwhile.
     """
     running: Deque[_Running[T]] = deque()
     for number, (tag, image) in enumerate(images):
         running.append(_Running(tag, image, predictors[number % len(predictors)].launch(image)))
         running[-1].step()
-        if len(running) >= len(predictors):
-            yield _finish(running)
+        if len(running) >= len(predictors) + (image.size <= _SMALL):
+            yield _finish(running, len(predictors))
     while running:
-        yield _finish(running)
+        yield _finish(running, len(predictors))
 
 
 @dataclass
@@ -253,10 +257,10 @@ class _Running(Generic[T]):
         self.labels = next(self.steps, self.labels)
 
 
-def _finish(running: Deque[_Running[T]]) -> Tuple[T, np.ndarray, Dict[str, np.ndarray]]:
+def _finish(running: Deque[_Running[T]], devices: int) -> Tuple[T, np.ndarray, Dict[str, np.ndarray]]:
     """Take the oldest out, with its labels; the others' devices are kept at work meanwhile."""
     while running[0].labels is None:
-        for each in running:
+        for each in islice(running, devices):
             each.step()
     oldest = running.popleft()
     return oldest.tag, oldest.image, {key: labels.asnumpy() for key, labels in oldest.labels.items()}

@@ -148,12 +148,12 @@ def test_windows_add_what_each_of_them_gives(network, manner):
     image, window = noise(61, 83), (32, 48)
     found = predictor(network, **vars(replace(manner, window=window)))(image)
     single = predictor(network, **vars(manner))
-    view, total = View(("zero", "one"), network[2]), np.zeros((11, 61, 83))
+    total = np.zeros((11, 61, 83))
     for top in window_starts(61, 32):
         for left in window_starts(83, 48):
             crop = image[top : top + 32, left : left + 48]
             passes = [single._pass(crop, scale) for scale in manner.scales]
-            (scores,) = single._parts(view, passes, (32, 48), several=True)
+            (scores,) = single._parts("both", passes, (32, 48), several=True)
             total[:, top : top + 32, left : left + 48] += scores.asnumpy()[0]
     assert (found["both"] == total.argmax(axis=0)).mean() > 0.999  # sums of more than two depend on their order
     assert (found["both"] != predictor(network, **vars(manner))(image)["both"]).any()
@@ -166,19 +166,20 @@ def test_strips_give_the_labels_of_the_whole(network, monkeypatch, size, flip):
     image, one = noise(*size), predictor(network, flip=flip)
     found = one(image)
     passes = [one._pass(image, 1.0)]
-    view = View(("zero", "one"), network[2])
-    parts = list(one._parts(view, passes, size, flip))
+    parts = list(one._parts("both", passes, size, flip))
     assert len(parts) == -(-size[0] // 128)
     monkeypatch.setattr(inference, "_STRIP", 1000)
-    (whole,) = one._parts(view, passes, size, flip)
+    (whole,) = one._parts("both", passes, size, flip)
     np.testing.assert_array_equal(np.concatenate([part.asnumpy() for part in parts], axis=2), whole.asnumpy())
     for key, label in one(image).items():
         np.testing.assert_array_equal(found[key], label)
 
 
 @pytest.mark.parametrize("window", [None, (32, 32)])
-@pytest.mark.parametrize("devices", [1, 2, 3])
-def test_devices_share_the_images_and_keep_their_order(network, window, devices):
+@pytest.mark.parametrize("devices, ahead", [(1, 0), (1, 1), (2, 0), (2, 1), (3, 1)])
+def test_devices_share_the_images_and_keep_their_order(network, monkeypatch, window, devices, ahead):
+    if not ahead:
+        monkeypatch.setattr(inference, "_SMALL", 0)
     images = [noise(40 + 8 * number, 56, seed=number) for number in range(5)]
     expected = [predictor(network, window=window)(image)["both"] for image in images]
     taken = []
@@ -191,6 +192,6 @@ def test_devices_share_the_images_and_keep_their_order(network, window, devices)
     made = [predictor(network, window=window) for _ in range(devices)]
     for number, (tag, image, labels) in enumerate(label_all(made, read())):
         assert tag == str(number) and image is images[number]
-        assert len(taken) <= number + devices  # memory: no image is taken before a device has room for it
+        assert len(taken) <= number + devices + ahead  # memory: no image is taken before a device has room for it
         np.testing.assert_array_equal(labels["both"], expected[number])
     assert number == 4
