@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import time
-from unittest import mock
 from typing import Dict, Iterator, List
+from unittest import mock
 
 from . import phases
 from .backend import mx
