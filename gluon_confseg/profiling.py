@@ -5,7 +5,6 @@ import json
 import os
 import time
 from typing import Dict, Iterator, List
-from unittest import mock
 
 from . import phases
 from .backend import mx
@@ -17,11 +16,6 @@ KINDS = {  # by the beginning of the operator's name, without _backward_
     "updates": ("sgd_", "multi_sgd", "preloaded_multi_sgd"),
 }
 OTHER = "other operators (loss, resizing, sums)"
-ONE_BY_ONE = {  # MXNet otherwise runs operators in batches of 15, whose time has the name of all of them
-    "MXNET_EXEC_BULK_EXEC_INFERENCE": "0",
-    "MXNET_EXEC_BULK_EXEC_TRAIN": "0",
-    "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN": "1",
-}
 
 
 @contextlib.contextmanager
@@ -36,7 +30,7 @@ def profiled(found: Dict[str, float]) -> Iterator[None]:
     mx.profiler.set_state("run")
     started = time.perf_counter()
     try:
-        with mock.patch.dict(os.environ, ONE_BY_ONE), phases.measured() as seconds:
+        with phases.measured() as seconds:
             yield
     finally:
         mx.nd.waitall()

@@ -35,19 +35,6 @@ def test_operators_by_kind_and_phases_by_name():
     assert 0.05 <= found["sleep"] <= found["wall"] < 60
 
 
-def test_operators_of_a_hybridised_network_are_told_apart():
-    """MXNet runs them in batches, each under the names of all of its operators."""
-    network, image, found = mx.gluon.nn.HybridSequential(), mx.nd.random.normal(shape=(1, 3, 64, 64)), {}
-    network.add(mx.gluon.nn.BatchNorm(), mx.gluon.nn.Conv2D(8, 3), mx.gluon.nn.Activation("relu"))
-    network.initialize()
-    network.hybridize()
-    before = dict(os.environ)
-    with profiling.profiled(found):
-        network(image)
-    assert found["convolutions"] > 0 and found["normalisation, activation"] > 0
-    assert dict(os.environ) == before
-
-
 def test_nothing_is_measured_outside_and_nothing_is_left_for_the_next():
     with phases.phase("outside"):
         convolve()
