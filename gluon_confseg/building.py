@@ -239,7 +239,6 @@ def with_loss(run: Run, head: Head, loss: mx.gluon.HybridBlock) -> Head:
 
 
 def _ready(run: Run, block: HeadLoss) -> HeadLoss:
-    block.upsample.initialize(ctx=run.devices)
     block.loss.initialize(ctx=run.devices)
     block.hybridize(static_alloc=True)
     return block

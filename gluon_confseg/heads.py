@@ -7,7 +7,7 @@ import numpy as np
 
 from .backend import mx
 from .config import Schedule
-from .nn import Subnet, Upsample
+from .nn import MatrixUpsample, Subnet
 from .phases import phase
 
 nd = mx.nd
@@ -34,13 +34,13 @@ class HeadLoss(mx.gluon.Block):
         with self.name_scope():
             self.subnet = subnet
             self.half = half
-            self.upsample = Upsample(subnet.num_outputs, factor)
+            self.upsample = MatrixUpsample(factor)
             self.loss = loss
 
     def forward(self, label, *inputs):
         with phase("heads", nd.waitall):
             logits = self.subnet(*inputs) if self.half is None else self.half(*inputs)
-            upsampled = self.upsample(logits, label.expand_dims(1))
+            upsampled = self.upsample(logits, label.shape[1:])
         with phase("loss", nd.waitall):  # and its gradient
             return self.loss(upsampled, label), logits
 

@@ -43,7 +43,6 @@ def make(settings, devices=CPU, wanted=None, plain_epochs=1, decay=0.9):
     heads = []
     for head, (name, outputs) in zip(plain, NEW.items()):
         block = HeadLoss(head.block.subnet, new_loss(outputs), head.block.factor)
-        block.upsample.initialize(ctx=devices)
         block.loss.initialize(ctx=devices)
         block.hybridize(static_alloc=True)
         heads.append(replace(head, name=name, block=block, weight=1.0 if name == "all" else 0.5))

@@ -6,7 +6,7 @@ import pytest
 from gluon_confseg.backend import import_gluoncv, mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.groups import ClassGroup
-from gluon_confseg.nn import ENCODERS, ConfSegNet, Fusion, Subnet, Upsample, get_encoder
+from gluon_confseg.nn import ENCODERS, ConfSegNet, Fusion, MatrixUpsample, Subnet, Upsample, get_encoder
 
 SIZES = [(32, 48), (33, 47), (41, 40), (7, 1)]
 
@@ -430,6 +430,26 @@ def test_hybridized_upsample_is_the_same():
     upsample.hybridize()
     for (x, h, w), y in zip(cases, expected):
         equal(upsample(x, mx.nd.zeros((1, 1, 8 * h - 3, 8 * w))), y)
+
+
+@pytest.mark.parametrize("factor, size, cut", [(1, (4, 5), (3, 5)), (3, (1, 4), (2, 12)), (8, (3, 2), (24, 13))])
+def test_matrix_upsample_is_upsample(factor, size, cut):
+    """The fast path of training against the plain one: values, gradients, and sizes that come again."""
+    plain, fast = Upsample(3, factor), MatrixUpsample(factor)
+    plain.initialize()
+    rng = np.random.default_rng(factor)
+    for height, width in (cut, (factor * size[0], factor * size[1]), cut):
+        x = mx.nd.array(rng.normal(size=(2, 3, *size)))
+        pull = mx.nd.array(rng.normal(size=(2, 3, height, width)))
+        x.attach_grad()
+        found = []
+        for upsample, like in ((plain, pull), (fast, (height, width))):
+            with mx.autograd.record():
+                upsampled = upsample(x, like)
+            upsampled.backward(pull)
+            found.append((upsampled, x.grad.copy()))
+        for one, other in zip(*found):
+            equal(one, other)
 
 
 # the whole network

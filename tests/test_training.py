@@ -46,7 +46,6 @@ def make_head(name, loss, encoder, settings, devices=CPU):
     subnet(*subnet.inputs(encoder(mx.nd.zeros((1, 3, 32, 32), ctx=devices[0]))))
     block = {"ce": PixelCrossEntropy(outputs), "new": ConfusionCrossEntropy(WEIGHTS[:outputs, :outputs])}[loss]
     head = HeadLoss(subnet, block, 8 // settings.loss_stride)
-    head.upsample.initialize(ctx=devices)
     block.initialize(ctx=devices)
     head.hybridize(static_alloc=True)
     table = np.full(256, 255, np.uint8)

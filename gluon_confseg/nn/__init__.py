@@ -9,7 +9,7 @@ from .network import ConfSegNet
 from .plugins import register_encoder
 from .resnet38 import ResNet38Encoder
 from .subnet import Subnet
-from .upsample import Upsample
+from .upsample import MatrixUpsample, Upsample
 
 __all__ = [
     "ENCODERS",
@@ -19,6 +19,7 @@ __all__ = [
     "Fusion",
     "LogitAdjustedCrossEntropy",
     "LossMaxPooling",
+    "MatrixUpsample",
     "MergedSubnets",
     "OhemCrossEntropy",
     "PixelCrossEntropy",

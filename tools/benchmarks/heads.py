@@ -51,7 +51,6 @@ def make_heads(features: Sequence[mx.nd.NDArray], stride: int, schedule: Schedul
         subnet.initialize(mx.init.MSRAPrelu(slope=0))
         subnet(*subnet.inputs(features))
         block = HeadLoss(subnet, loss, stride // schedule.loss_stride)
-        block.upsample.initialize()
         loss.initialize()
         block.hybridize(static_alloc=True)
         trainer = make_trainer(subnet, schedule)

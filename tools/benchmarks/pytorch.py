@@ -70,7 +70,6 @@ def our_step(name: str) -> Tuple[Callable[[], None], int]:
     subnet.initialize(mx.init.MSRAPrelu(slope=0))
     loss = PixelCrossEntropy(classes)
     block = HeadLoss(subnet, loss, encoder.output_stride)
-    block.upsample.initialize()
     loss.initialize()
     subnet(*subnet.inputs(encoder(mx.nd.zeros((1, 3, 32, 32)))))
     block.hybridize(static_alloc=True)
