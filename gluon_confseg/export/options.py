@@ -5,8 +5,6 @@ from typing import Optional, Tuple
 
 from ..files import PathLike
 
-FORMATS = ("symbol", "onnx")
-
 
 @dataclass(frozen=True)
 class Int8:

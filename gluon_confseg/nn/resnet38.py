@@ -14,7 +14,7 @@ from ..backend import mx
 from ..errors import ConfsegError
 from ..tensor_files import Tensors, Unreadable, read_tensors, refusal, shown
 from .subnet import Subnet
-from .weights import fitted_value, whole_file
+from .weights import fitted_value
 
 nn = mx.gluon.nn
 
@@ -158,14 +158,6 @@ def load_head(subnet: Subnet, path: Union[str, Path]) -> None:
     """
     values = _read(path)
     _fill(_head_parameters(subnet), {name: values[name] for name in values if _HEAD.fullmatch(name)}, path)
-
-
-def save_checkpoint(path: Union[str, Path], encoder: ResNet38Encoder, subnet: Subnet) -> None:
-    """Write encoder and subnet 0 in the format of the released checkpoints, atomically."""
-    parameters = {**_encoder_parameters(encoder), **_head_parameters(subnet)}
-    names = sorted(parameters, key=lambda name: name.startswith("aux:"))
-    with whole_file(path) as temporary:
-        mx.nd.save(temporary, {name: parameters[name].data(parameters[name].list_ctx()[0]) for name in names})
 
 
 def _encoder_parameters(encoder: ResNet38Encoder) -> Dict[str, mx.gluon.Parameter]:
