@@ -10,7 +10,10 @@ import numpy as np
 
 from . import groups
 from .backend import mx, settle
-from .config import LOSS_SETTINGS, Cell, Config, Loss, Schedule
+from .config import Config
+from .config_cells import Cell
+from .config_losses import LOSS_SETTINGS, Loss
+from .config_schedules import Schedule
 from .confusion import ConfusionMatrix, group_mapping
 from .errors import ConfsegError
 from .groups import OutputSpace, OutputSpaces

@@ -1,10 +1,20 @@
-"""What sections of the settings share: their base, what heads tell apart, the schedule of a training."""
+"""What sections of the settings share: their base, and types of values."""
 
-from typing import Optional
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import Literal
+from .errors import one_line
 
+
+def _printable(text: str) -> str:
+    if text != one_line(text):
+        raise ValueError("wants one line of printable text")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_printable)]
+# part of the names of files and folders, so it must not lead out of them
+Key = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,49}$")]
 Spaces = Literal["groups", "random", "all", "focused"]
 
 
@@ -12,22 +22,3 @@ class Section(BaseModel):
     """A part of the tree: immutable, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Schedule(Section):
-    """SGD: linear warm-up (in updates), linear decay to 0. The loss takes one pixel in loss_stride x loss_stride.
-
-    `epochs: 0` in the first stage takes encoder and subnet 0 as their weights' files hold them. `batch_size` is that of
-    an update, over all devices; `images_per_pass` is how many of its images a device takes at a time (null: its whole
-    share), which needs less memory: gradients add up to those of the batch.
-    """
-
-    epochs: int = Field(80, ge=0)
-    batch_size: int = Field(8, gt=0)
-    images_per_pass: Optional[int] = Field(None, gt=0)
-    learning_rate: float = Field(0.03, gt=0)
-    warmup: int = Field(100, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    loss_stride: int = Field(1, gt=0)
-    max_updates_per_epoch: Optional[int] = Field(None, gt=0)

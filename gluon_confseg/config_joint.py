@@ -5,7 +5,10 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 
 from pydantic import Field, model_validator
 
-from .config_base import Schedule, Section, Spaces
+from .config_base import Section, Spaces
+from .config_cells import Cell
+from .config_losses import Loss
+from .config_schedules import Schedule
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # part of the names of files
 
@@ -70,7 +73,7 @@ def _with_heads(cell: Any, joints: Dict[str, Any]) -> Any:
     return filled
 
 
-def check(joints: Mapping[str, Joint], losses: Mapping[str, Any], baseline: Schedule, cells: Sequence[Any]) -> None:
+def check(joints: Mapping[str, Joint], losses: Mapping[str, Loss], baseline: Schedule, cells: Sequence[Cell]) -> None:
     """Raise ValueError, naming the key, where joint trainings do not fit together or their cells do not fit them."""
     earlier: Dict[str, Joint] = {}
     for name, joint in joints.items():
@@ -86,7 +89,7 @@ def check(joints: Mapping[str, Joint], losses: Mapping[str, Any], baseline: Sche
             _check_cell(cell, joints)
 
 
-def _check_losses(where: str, joint: Joint, losses: Mapping[str, Any], epochs: int) -> None:
+def _check_losses(where: str, joint: Joint, losses: Mapping[str, Loss], epochs: int) -> None:
     names = [loss for loss in (joint.subnet0, joint.subnets) if loss is not None]
     for loss in names:
         if loss not in losses:
@@ -111,7 +114,7 @@ def _check_pull(where: str, joint: Joint, earlier: Mapping[str, Joint], baseline
         raise ValueError(f"{where}.pull_like: {joint.pull_like} has {wanted} epochs, this {epochs}; make them equal")
 
 
-def _check_cell(cell: Any, joints: Mapping[str, Joint]) -> None:
+def _check_cell(cell: Cell, joints: Mapping[str, Joint]) -> None:
     joint = joints.get(cell.joint)
     if joint is None:
         known = ", ".join(joints) or "none"

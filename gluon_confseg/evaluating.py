@@ -14,7 +14,7 @@ from tabulate import tabulate
 from . import evaluation
 from .backend import mx
 from .building import by_encoder, find_cell, label_table
-from .config import Cell
+from .config_cells import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
 from .data.built_in import built_in_notice

@@ -4,7 +4,7 @@ import logging
 from typing import List, Optional
 
 from .batchnorm import has_moving_statistics
-from .config import Schedule
+from .config_schedules import Schedule
 from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform

@@ -6,7 +6,7 @@ from typing import Optional, Sequence
 import numpy as np
 
 from .backend import mx
-from .config import Schedule
+from .config_schedules import Schedule
 from .nn import MatrixUpsample, Subnet
 from .phases import phase
 

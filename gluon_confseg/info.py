@@ -10,7 +10,8 @@ from . import complexity, config, labels
 from .backend import mx
 from .building import find_cell, make_fusion, make_subnet, needed_heads
 from .complexity import Cost
-from .config import Cell, Config
+from .config import Config
+from .config_cells import Cell
 from .data import find_root, open_dataset
 from .errors import ConfsegError
 from .groups import ClassGroup, output_spaces

@@ -16,7 +16,8 @@ from .building import (
     seen_by,
     with_loss,
 )
-from .config import Joint, Loss
+from .config_joint import Joint
+from .config_losses import Loss
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 from .files import read_json, write_json

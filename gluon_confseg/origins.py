@@ -3,7 +3,9 @@
 import itertools
 from typing import Any, Dict, List, Union
 
-from .config import Cell, Config, Loss, to_tree
+from .config import Config, to_tree
+from .config_cells import Cell
+from .config_losses import Loss
 from .manifests import Origin
 from .nn.plugins import encoder_digest
 from .run import BASELINE, CONFUSION_FILE, GROUPS_FILE, HeadName, Run, read_groups

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from . import config, launching, preflight, results
 from .backend import devices, versions
 from .chain import keep_changed, refuse_changed, run_stage
+from .config_tree import batch_size_of_file
 from .data import check_disjoint, find_root
 from .data.base import SegmentationDataset
 from .data.built_in import built_in_notice, built_in_root
@@ -112,7 +113,7 @@ def _warn_of_other_batches(settings: config.Config, path: Path) -> None:
     """One line where an override changed a batch size, and so what the file's learning rate was chosen for."""
     changed = []
     for stage in ("baseline", "subnets"):
-        used, stated = getattr(settings, stage).batch_size, config.batch_size_of_file(path, stage)
+        used, stated = getattr(settings, stage).batch_size, batch_size_of_file(path, stage)
         if used != stated:
             changed.append(f"{stage}.batch_size is {used}, in {path.name} {stated}")
     if changed:

@@ -7,7 +7,8 @@ import numpy as np
 from . import figures, manifests, results
 from .backend import versions
 from .building import needed_heads
-from .config import Cell, to_tree
+from .config import to_tree
+from .config_cells import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
 from .files import read_npz, write_text

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from typing_extensions import Annotated, Literal
 
 from . import paper
-from .config import Key, Line
+from .config_base import Key, Line
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 from .files import read_json, write_text

@@ -6,7 +6,8 @@ from typing import List, Optional, Tuple
 
 from . import groups
 from .backend import mx
-from .config import Config, Spaces, parse, used_joints
+from .config import Config, parse, used_joints
+from .config_base import Spaces
 from .data import SegmentationDataset
 from .errors import ConfsegError
 from .files import PathLike, read_json, write_json

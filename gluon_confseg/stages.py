@@ -26,7 +26,8 @@ from .building import (
     space_of,
     warn_small_diagonal,
 )
-from .config import Cell, Config, used_joints
+from .config import Config, used_joints
+from .config_cells import Cell
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 from .evaluation import State, evaluate

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import config, pipeline, results, seeds
+from . import pipeline, results, seeds
 from .config import Config
+from .config_tree import read_tree
 from .errors import ConfsegError
 from .files import write_text
 from .origins import heads_of, subnet_settings
@@ -27,7 +28,7 @@ def read(path: Path, numbers: Optional[Sequence[int]] = None) -> Study:
 
     What the file lays over a config is checked with it, when it is run.
     """
-    tree = config.read_tree(path)
+    tree = read_tree(path)
     for key in tree:
         if key not in KEYS:
             raise ConfsegError(f"{path}: unknown key {key!r}; a study has {', '.join(KEYS)}")

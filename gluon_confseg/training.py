@@ -14,7 +14,7 @@ from tqdm import tqdm
 from . import checkpoint, interrupts, progress
 from .backend import mx
 from .batchnorm import average_statistics
-from .config import Schedule
+from .config_schedules import Schedule
 from .confusion import ConfusionMatrix
 from .data.loader import Batch, TrainLoader
 from .epoch_metrics import EpochMetrics

@@ -8,7 +8,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from . import __version__, manifests, results
 from .building import make_predictors, make_view, needed_heads
-from .config import Cell
+from .config_cells import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset, find_root, open_dataset
 from .data.built_in import built_in_root

@@ -15,6 +15,7 @@ import numpy as np
 from gluon_confseg import config, files, labels
 from gluon_confseg.backend import mx
 from gluon_confseg.building import bare_network, find_cell
+from gluon_confseg.config_cells import Cell
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.export import Options, graph
 from gluon_confseg.run import TrainedRun
@@ -81,7 +82,7 @@ def write(folder: Path, name: str, stored: Stored) -> Dict[str, Any]:
     }
 
 
-def _block(run: TrainedRun, cell: config.Cell) -> graph.Graph:
+def _block(run: TrainedRun, cell: Cell) -> graph.Graph:
     with mx.name.NameManager():  # the names do not depend on what was built before
         network = bare_network(run, cell, named_groups(run.config, run.labels))
         return graph.Graph(network, run.config.augment, Options())

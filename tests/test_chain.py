@@ -6,9 +6,10 @@ import shutil
 import pytest
 import yaml
 
-from gluon_confseg import cli, config, pipeline
+from gluon_confseg import config, pipeline
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.origins import heads_of, subnet_settings
+from gluon_confseg.places import CONFIGS
 from gluon_confseg.run import manifest_path
 
 TINY = [
@@ -53,7 +54,7 @@ def run_tiny(tmp_path_factory):
         def call(folder, overlay, *overrides, **options):
             settings = [*TINY, *overrides]
             return pipeline.run(
-                cli.CONFIGS / "camvid.yaml", overrides=settings, output=str(folder), overlay=overlay, **options
+                CONFIGS / "camvid.yaml", overrides=settings, output=str(folder), overlay=overlay, **options
             )
 
         yield call
@@ -207,9 +208,9 @@ def test_heads_of_the_repositorys_study():
     from gluon_confseg.building import needed_heads
     from gluon_confseg.run import BASELINE as FIRST
 
-    tree = yaml.safe_load((cli.CONFIGS.parent / "study.yaml").read_text(encoding="utf-8"))
+    tree = yaml.safe_load((CONFIGS.parent / "study.yaml").read_text(encoding="utf-8"))
     del tree["seeds"]
-    settings = config.load(cli.CONFIGS / "camvid.yaml", overlay=tree)
+    settings = config.load(CONFIGS / "camvid.yaml", overlay=tree)
     wanted = [name for name in needed_heads(settings.cells, 3) if name.loss != FIRST]
     heads = subnet_settings(settings)["heads"]
     assert heads_of(heads, 3) == wanted and len(wanted) > 30

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from gluon_confseg import chain, config, reporting, results, run
-from gluon_confseg.cli import CONFIGS
 from gluon_confseg.data import open_dataset, synthetic
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.files import write_npz, write_text
+from gluon_confseg.places import CONFIGS
 from gluon_confseg.stages import stages_of
 
 BASELINE = stages_of(config.load(CONFIGS / "camvid.yaml"))[0]

@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 from gluon_confseg import checking, cli
 from gluon_confseg.data import base
+from gluon_confseg.places import CONFIGS
 
 CLASSES = ("a", "b", "c")
 SIZE = (6, 8)
@@ -39,7 +40,7 @@ def data(tmp_path):
     (root / "dataset.yaml").write_text(
         f"name: own\nimages: {folders['images']}\nlabels: {folders['labels']}\nclasses: [{', '.join(CLASSES)}]\n"
     )
-    base_file = cli.CONFIGS.resolve() / "camvid.yaml"
+    base_file = CONFIGS.resolve() / "camvid.yaml"
     (tmp_path / "own.yaml").write_text(f"_base_: {base_file}\ndata: {{name: folders}}\n")
     return root
 
@@ -260,8 +261,8 @@ def test_voc_with_validation_images_in_training(check, tmp_path):
 def test_built_in_images(check, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     change = "data: {built_in: {train: 12, val: 8, size: [64, 128]}}"
-    (tmp_path / "small.yaml").write_text(f"_base_: {cli.CONFIGS.resolve()}/cityscapes_builtin.yaml\n{change}\n")
-    (tmp_path / "city.yaml").write_text(f"_base_: {cli.CONFIGS.resolve()}/cityscapes.yaml\nwithout_data: small.yaml\n")
+    (tmp_path / "small.yaml").write_text(f"_base_: {CONFIGS.resolve()}/cityscapes_builtin.yaml\n{change}\n")
+    (tmp_path / "city.yaml").write_text(f"_base_: {CONFIGS.resolve()}/cityscapes.yaml\nwithout_data: small.yaml\n")
     code, output, errors, found = check("city.yaml")
     assert code == (1 if found else 0) and set(found) <= {checking.ABSENT}
     assert "built-in data" in errors and "128x64 (12)" in output

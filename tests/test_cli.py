@@ -14,6 +14,7 @@ import pytest
 from gluon_confseg import cli
 from gluon_confseg.backend import mx
 from gluon_confseg.data import synthetic
+from gluon_confseg.places import CONFIGS
 
 QUICK = ["--set", "augment.crop=[32, 48]", "--set", "subnet0.channels=8", "--set", "subnet.channels=8"]
 QUICK += ["--set", "baseline={epochs: 1, batch_size: 2}", "--set", "subnets={epochs: 1, batch_size: 2}"]
@@ -83,7 +84,7 @@ def test_root_variable_that_points_nowhere(confseg, monkeypatch, tmp_path):
 def test_half_downloaded_data_set(confseg, drawn, tmp_path):
     shutil.copytree(drawn / "cityscapes", tmp_path / "city")
     shutil.rmtree(tmp_path / "city" / "gtFine")
-    small = Path(cli.CONFIGS) / "cityscapes_builtin.yaml"
+    small = Path(CONFIGS) / "cityscapes_builtin.yaml"
     refuses(confseg("run", small, "--data-root", tmp_path / "city"), "gtFine")
 
 

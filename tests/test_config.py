@@ -3,9 +3,12 @@
 import pytest
 import yaml
 
-from gluon_confseg import cli, config
+from gluon_confseg import config
 from gluon_confseg.building import needed_heads
+from gluon_confseg.config_losses import LOSS_OPTIONS, LOSS_SETTINGS, Loss
+from gluon_confseg.config_tree import batch_size_of_file
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.places import CONFIGS
 
 MINIMAL = {
     "name": "x",
@@ -13,7 +16,7 @@ MINIMAL = {
     "losses": {"ce": {"kind": "cross_entropy"}},
     "cells": [{"key": "a", "title": "A", "role": "baseline"}, {"key": "b", "title": "B", "subnet0": "ce"}],
 }
-NAMES = sorted(path for path in cli.CONFIGS.glob("*.yaml") if not path.name.startswith("_"))
+NAMES = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("_"))
 
 
 def write(path, tree):
@@ -135,18 +138,18 @@ def test_shapes_of_a_cell_are_names_in_shapes():
 
 
 def test_every_kind_of_loss_has_settings_that_exist():
-    kinds = config.Loss.model_fields["kind"].annotation.__args__
-    assert set(config.LOSS_SETTINGS) == set(kinds)
-    used = {key for settings in config.LOSS_SETTINGS.values() for key in settings}
-    assert used | {"kind", *config.LOSS_OPTIONS} == set(config.Loss.model_fields)
+    kinds = Loss.model_fields["kind"].annotation.__args__
+    assert set(LOSS_SETTINGS) == set(kinds)
+    used = {key for settings in LOSS_SETTINGS.values() for key in settings}
+    assert used | {"kind", *LOSS_OPTIONS} == set(Loss.model_fields)
 
 
 def test_the_batch_size_of_a_file_is_that_without_overrides(tmp_path):
     write(tmp_path / "base.yaml", {**MINIMAL, "baseline": {"batch_size": 16}})
     child = write(tmp_path / "child.yaml", {"_base_": "base.yaml", "subnets": {"epochs": 2}})
     assert config.load(child, ["baseline.batch_size=4"]).baseline.batch_size == 4
-    assert config.batch_size_of_file(child, "baseline") == 16
-    assert config.batch_size_of_file(child, "subnets") == config.load(child).subnets.batch_size == 8
+    assert batch_size_of_file(child, "baseline") == 16
+    assert batch_size_of_file(child, "subnets") == config.load(child).subnets.batch_size == 8
 
 
 JOINT = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gluon_confseg.config import Data
+from gluon_confseg.config_data import Data
 from gluon_confseg.data import check_disjoint, open_dataset
 from gluon_confseg.data.held_out import cut, open_training_split, open_validation_split
 from gluon_confseg.data.synthetic import ensure

@@ -10,7 +10,7 @@ from PIL import Image
 from test_export import contract, images, network, refusal, run  # noqa: F401  fixture
 from test_symbols import SYMBOLS
 
-from gluon_confseg.config import Augment
+from gluon_confseg.config_data import Augment
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.data import open_dataset
 from gluon_confseg.errors import ConfsegError

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from gluon_confseg import config, grouping
+from gluon_confseg import grouping
+from gluon_confseg.config_tree import read_tree
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.files import read_npz
 
@@ -55,7 +56,7 @@ def test_groups_file_is_a_part_of_a_config(matrix):
     assert tree == {"groups": {"source": [["person", "rider"], ["road", "walk"]]}}
     path = matrix.parent / "own.yaml"
     path.write_text(yaml.safe_dump({"_base_": "out/groups.yaml", "data": {"name": "camvid"}}))
-    assert config.read_tree(path)["groups"] == tree["groups"]
+    assert read_tree(path)["groups"] == tree["groups"]
     text = (matrix.parent / "out" / "groups.yaml").read_text(encoding="utf-8")
     assert "# rider -> person 49.0 %" in text
 

@@ -7,12 +7,13 @@ import pytest
 from gluon_confseg import cli, info
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.places import CONFIGS, config_path
 
 SIZE = (64, 96)
 
 
 def described(name, *settings, **options):
-    return info.describe(cli.config_path(name), is_run=False, overrides=settings, **options)
+    return info.describe(config_path(name), is_run=False, overrides=settings, **options)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_nothing_is_allocated(monkeypatch):
 
 def test_a_config_of_folders_takes_its_classes_from_the_data(tmp_path):
     (tmp_path / "x.yaml").write_text(
-        f"_base_: {cli.CONFIGS.resolve()}/camvid.yaml\ndata: {{name: folders}}\ngroups: {{source: auto}}\n"
+        f"_base_: {CONFIGS.resolve()}/camvid.yaml\ndata: {{name: folders}}\ngroups: {{source: auto}}\n"
     )
     with pytest.raises(ConfsegError, match="needs --data-root"):
         described(str(tmp_path / "x.yaml"))

@@ -18,7 +18,8 @@ from test_training import fit as train
 
 from gluon_confseg import training
 from gluon_confseg.backend import mx
-from gluon_confseg.config import Joint, Loss
+from gluon_confseg.config_joint import Joint
+from gluon_confseg.config_losses import Loss
 from gluon_confseg.groups import ClassGroup, output_spaces
 from gluon_confseg.heads import HeadLoss
 from gluon_confseg.joint import JointCourse

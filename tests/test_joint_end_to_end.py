@@ -14,10 +14,11 @@ import yaml
 from PIL import Image
 from test_end_to_end import TINY, command
 
-from gluon_confseg import cli, config, results
+from gluon_confseg import config, results
+from gluon_confseg.places import CONFIGS
 
 SETTINGS = {
-    "_base_": str(cli.CONFIGS / "camvid.yaml"),
+    "_base_": str(CONFIGS / "camvid.yaml"),
     "losses": {"ce": {"kind": "cross_entropy"}, "new": {"kind": "confusion", "diagonal": "one"}},
     "joint": {
         "groups": {"subnet0": "new", "subnets": "new", "plain_epochs": 1},
@@ -169,7 +170,7 @@ def test_a_run_whose_joint_training_is_missing_is_not_finished(ran, confseg, tmp
 def test_the_study_of_the_repository_is_valid():
     from gluon_confseg import study
 
-    plan = study.read(cli.CONFIGS.parent / "study_joint.yaml")
-    settings = config.load(cli.CONFIGS / "camvid.yaml", overlay=plan.settings)
+    plan = study.read(CONFIGS.parent / "study_joint.yaml")
+    settings = config.load(CONFIGS / "camvid.yaml", overlay=plan.settings)
     assert config.used_joints(settings) == list(settings.joint)
     assert config.parse(config.to_tree(settings), "again") == settings

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from gluon_confseg import cli, pipeline, results
+from gluon_confseg import pipeline, results
 from gluon_confseg.backend import import_gluoncv, mx, settle
 from gluon_confseg.building import build_network
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.groups import ClassGroup
 from gluon_confseg.nn import ConfSegNet, Fusion, Subnet, get_encoder, make_encoder
 from gluon_confseg.nn.gluoncv_models import load_head, segmentation_models, weights_file
+from gluon_confseg.places import config_path
 from gluon_confseg.run import open_run
 
 CLASSES = {"citys": 19, "voc": 21, "ade": 150}
@@ -285,7 +286,7 @@ SETTINGS = (
 
 
 def run(folder, *settings):
-    return pipeline.run(cli.config_path("camvid"), overrides=[*SETTINGS, *settings], output=str(folder))
+    return pipeline.run(config_path("camvid"), overrides=[*SETTINGS, *settings], output=str(folder))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from gluon_confseg import cli, pipeline, results
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.nn import ConfSegNet, Fusion, Subnet, get_encoder, plugins, register_encoder
+from gluon_confseg.places import config_path
 
 # as in the docstring of nn/encoders.py: output stride 4, its own head
 NETWORK = """
@@ -115,7 +116,7 @@ def test_a_yaml_cannot_name_code(tmp_path, monkeypatch):
     for name in ("evil", "evil.py", "evil.MyNet"):
         settings = [*SETTINGS, f"encoder.name={name}"]
         with pytest.raises(ConfsegError, match="unknown encoder"):
-            pipeline.run(cli.config_path("camvid"), overrides=settings, output="out")
+            pipeline.run(config_path("camvid"), overrides=settings, output="out")
 
 
 def test_from_python():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gluon_confseg import config, groups, preflight
-from gluon_confseg.cli import CONFIGS
 from gluon_confseg.data import open_dataset, synthetic
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.labels import CAMVID
+from gluon_confseg.places import CONFIGS
 
 SIZE = (64, 96)
 FITTING = ["augment.crop=[48, 64]", "baseline.batch_size=2", "subnets.batch_size=2", "baseline.warmup=0"]

@@ -10,8 +10,9 @@ from gluon_confseg import cli, config, results, seeds, study
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.options import parse_seeds
+from gluon_confseg.places import CONFIGS
 
-FILE = cli.CONFIGS.parent / "study.yaml"
+FILE = CONFIGS.parent / "study.yaml"
 TINY = [
     "data.built_in={train: 4, val: 2, size: [64, 96]}",
     "augment.crop=[48, 64]",
@@ -67,7 +68,7 @@ def test_the_plan_and_what_is_left_are_printed(ran):
 
 
 def test_cells_of_finished_seeds_that_are_others(ran):
-    settings = config.load(cli.CONFIGS / "camvid.yaml")
+    settings = config.load(CONFIGS / "camvid.yaml")
     status = study._status(ran[0] / "seed0", settings)
     assert status.startswith("finished in 0.") and "removed (" in status and "rival_focal" in status
     assert study._status(ran[0] / "seed9", settings) == "to do"
@@ -158,4 +159,4 @@ def test_seeds_that_are_none(text):
 def test_what_a_study_lays_over_a_config_is_checked_with_it():
     overlay = {"comparisons": [["subnets_new", "nowhere"]]}
     with pytest.raises(ConfsegError, match="no cell 'nowhere'"):
-        config.load(cli.CONFIGS / "camvid.yaml", overlay=overlay)
+        config.load(CONFIGS / "camvid.yaml", overlay=overlay)

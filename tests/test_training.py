@@ -5,7 +5,7 @@ import pytest
 
 from gluon_confseg import checkpoint, phases, training
 from gluon_confseg.backend import mx
-from gluon_confseg.config import Schedule
+from gluon_confseg.config_schedules import Schedule
 from gluon_confseg.data.loader import Batch
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer

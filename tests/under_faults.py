@@ -17,7 +17,7 @@ from test_end_to_end import TINY
 from gluon_confseg import checkpoint, cli, files, results, run, training
 from gluon_confseg.backend import mx
 from gluon_confseg.building import save_parameters
-from gluon_confseg.config import Schedule
+from gluon_confseg.config_schedules import Schedule
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.data import synthetic
 from gluon_confseg.data.base import read_image, read_label_png

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 from pydantic import Field, ValidationError, field_validator
 from typing_extensions import Annotated
 
-from ..config import Section
+from ..config_base import Section
 from ..errors import ConfsegError
 from ..labels import IGNORE_LABEL, LabelSet, palette
 from ..yaml_files import read_yaml

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Tuple
 
-from ..config import Data
+from ..config_data import Data
 from ..errors import ConfsegError
 from . import open_dataset
 from .base import SegmentationDataset

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from .. import __version__
 from ..backend import mx, settle, versions
 from ..building import build_network, find_cell
-from ..config import Cell
+from ..config_cells import Cell
 from ..errors import ConfsegError
 from ..files import PathLike, atomic_folder, sha256, write_json
 from ..nn import ConfSegNet

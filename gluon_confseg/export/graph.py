@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, NamedTuple
 import numpy as np
 
 from ..backend import mx
-from ..config import Augment
+from ..config_data import Augment
 from ..nn import ConfSegNet
 from .options import Options
 

@@ -23,7 +23,6 @@ from memory import peak, peak_of
 from gluon_confseg import config
 from gluon_confseg.backend import mx
 from gluon_confseg.building import label_table, make_subnet, make_view, needed_heads
-from gluon_confseg.cli import CONFIGS
 from gluon_confseg.data import SegmentationDataset, open_dataset, synthetic
 from gluon_confseg.data.transforms import at_scale, normalize
 from gluon_confseg.evaluation import evaluate
@@ -32,6 +31,7 @@ from gluon_confseg.inference import Predictor
 from gluon_confseg.labels import LabelSet
 from gluon_confseg.nn import MergedSubnets, get_encoder
 from gluon_confseg.options import parse_size
+from gluon_confseg.places import CONFIGS
 
 FORWARD, ONE_BY_ONE, EVALUATION = "forward passes", "forward passes, cells one by one", "evaluation"
 GROUPS = (ClassGroup((2, 3, 4), "made up"), ClassGroup((5, 6, 7), "made up"), ClassGroup((8, 9, 10), "made up"))

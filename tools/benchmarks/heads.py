@@ -23,7 +23,7 @@ from alternating import measure, ratio, table
 from gluon_confseg import training
 from gluon_confseg.backend import mx
 from gluon_confseg.building import label_table
-from gluon_confseg.config import Schedule
+from gluon_confseg.config_schedules import Schedule
 from gluon_confseg.confusion import group_mapping
 from gluon_confseg.data.loader import Batch
 from gluon_confseg.groups import named

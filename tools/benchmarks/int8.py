@@ -19,7 +19,7 @@ from alternating import measure, ratio, table
 
 from gluon_confseg import groups
 from gluon_confseg.backend import mx, settle
-from gluon_confseg.config import Augment
+from gluon_confseg.config_data import Augment
 from gluon_confseg.export import Options, graph, int8, int8_onnx, int8_symbol, onnx_file
 from gluon_confseg.labels import CITYSCAPES
 from gluon_confseg.nn import ConfSegNet, Fusion, MergedSubnets, Subnet, get_encoder

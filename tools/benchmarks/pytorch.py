@@ -55,7 +55,7 @@ def our_step(name: str) -> Tuple[Callable[[], None], int]:
     from gluon_confseg import training
     from gluon_confseg.backend import mx
     from gluon_confseg.building import label_table
-    from gluon_confseg.config import Schedule
+    from gluon_confseg.config_schedules import Schedule
     from gluon_confseg.data.loader import Batch
     from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
     from gluon_confseg.nn import PixelCrossEntropy, Subnet, get_encoder
