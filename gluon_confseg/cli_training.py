@@ -1,7 +1,7 @@
 """Verbs that train: a run, a study over seeds, a job of several workers."""
 
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import click
 
@@ -109,13 +109,31 @@ def study(
 @click.option("--launcher", default="local", metavar="NAME", help="local, ssh or mpi. Default: local.")
 @click.option("-H", "--hostfile", metavar="FILE", help="For ssh and mpi: a machine a line.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@click.pass_context
 def launch(
-    workers: int, servers: Optional[int], launcher: str, hostfile: Optional[str], command: Tuple[str, ...]
+    context: click.Context,
+    workers: int,
+    servers: Optional[int],
+    launcher: str,
+    hostfile: Optional[str],
+    command: Tuple[str, ...],
 ) -> None:
     """Start a command as several workers, with MXNet's launcher, and end all of them when one fails.
 
     COMMAND is, for example, confseg run NAME --kvstore dist_sync. See docs/distributed.md.
     """
+    if command[0] == "confseg":
+        _parse(context.find_root().command, command[1:])
     from . import launching
 
     launching.launch(command, workers=workers, servers=servers or workers, launcher=launcher, hostfile=hostfile)
+
+
+def _parse(group: click.Group, words: Sequence[str]) -> None:
+    """Parse a confseg command without running it: a mistake in it is told here, once, and not by every process."""
+    context = click.Context(group, info_name="confseg", **group.context_settings)
+    click.Command.parse_args(group, context, [*words])  # a group's own keeps the rest where only it finds it
+    if not context.args:
+        context.fail("Missing command.")
+    name, command, rest = group.resolve_command(context, context.args)
+    command.make_context(name, rest, parent=context)

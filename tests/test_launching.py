@@ -183,6 +183,9 @@ def test_the_words_survive_ssh_and_mpirun(actor, tmp_path, launcher, stub):
         (("--launcher", "mpi", "-H", "none", "true"), "--hostfile none: there is no such file"),
         (("no-such-program",), "there is no program 'no-such-program' to launch"),
         (("true", "it's"), "no empty words, single quotes and line breaks"),
+        (("confseg", "nope"), "Error: No such command 'nope'"),
+        (("confseg", "run", "--seed", "x", "camvid"), "Error: Invalid value for '--seed'"),
+        (("confseg", "--plugin", "mine.py"), "Error: Missing command"),
     ],
 )
 def test_what_cannot_be_launched_gets_one_line(arguments, message):
