@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import checkpoint, manifests
 from .backend import versions
@@ -47,18 +47,22 @@ def _lost(this: Run, stage: Stage) -> Dict[str, List[str]]:
     """What the user would lose by redoing a stage that was finished or begun: the reasons for redoing it."""
     if not all(manifest_path(this.folder, name).exists() for name in stage.upstream):
         return {}
-    now, lost = _origins(this, stage, _made_from(this, stage)), {}
-    for verb, earlier in (("finished", _finished(this, stage)), ("begun", _begun(this, stage))):
-        pairs = [(name, origin) for name, origin in earlier.items() if name in now]
-        changed = [change for name, origin in pairs for change in manifests.differences(origin, now[name])]
-        found = [str(change) for change in changed if not change.harmless]
-        if verb == "finished":
-            found += manifests.damaged(this.folder, _digests(this, stage, now))
-        elif earlier:  # its checkpoint is of all its heads
-            found += [f"no cell needs {name}" for name in earlier if name not in now]
-            found += _other_versions(this, stage)
-        lost[verb] = list(dict.fromkeys(found))
-    return lost
+    now, records, begun = _origins(this, stage, _made_from(this, stage)), _records(this, stage), _begun(this, stage)
+    finished = _changes_of_mind({name: record["made_from"] for name, record in records.items()}, now)
+    for name in (name for name in records if name in now):
+        finished += manifests.damaged(this.folder, _outputs(name, records[name]))
+    continued = _changes_of_mind(begun, now)
+    if begun:  # its checkpoint is of all its heads
+        continued += [f"no cell needs {name}" for name in begun if name not in now]
+        continued += _other_versions(this, stage)
+    return {"finished": list(dict.fromkeys(finished)), "begun": list(dict.fromkeys(continued))}
+
+
+def _changes_of_mind(earlier: Dict[str, Origin], now: Dict[str, Origin]) -> List[str]:
+    """What differs, of what is still wanted, because the user decided it."""
+    pairs = [(origin, now[name]) for name, origin in earlier.items() if name in now]
+    changes = [change for old, new in pairs for change in manifests.differences(old, new)]
+    return [str(change) for change in changes if not change.harmless]
 
 
 def _other_versions(this: Run, stage: Stage) -> List[str]:
@@ -66,41 +70,45 @@ def _other_versions(this: Run, stage: Stage) -> List[str]:
     return manifests.other_versions(manifests.read_begun(manifests.begun_path(this.folder, stage.name)), versions())
 
 
-def _digests(this: Run, stage: Stage, wanted: Iterable[str]) -> Dict[str, str]:
-    """Of the files that a stage wrote, and that are still wanted."""
-    if stage.files is not None:
-        return {name: record["sha256"] for name, record in _records(this, stage).items() if name in wanted}
-    path = manifest_path(this.folder, stage.name)
-    return manifests.read(path)["outputs"] if path.exists() else {}
+def _outputs(name: str, record: manifests.Record) -> Dict[str, str]:
+    """The digests of the files that a record is of."""
+    return record["outputs"] if name == _WHOLE else {name: record["sha256"]}
 
 
 def _accept(this: Run, stage: Stage, verb: str, lost: List[str]) -> None:
     now = _origins(this, stage, _made_from(this, stage))
-    if verb == "begun":
-        path, begun = manifests.begun_path(this.folder, stage.name), _begun(this, stage)
-        tree = {**manifests.read_begun(path), "versions": versions()}
-        origins = {name: manifests.kept(origin, now.get(name, origin)) for name, origin in begun.items()}
-        tree.update({"made_from": origins[_WHOLE]} if stage.files is None else {"files": origins})
-    else:
-        path = manifest_path(this.folder, stage.name)
-        tree = manifests.read(path) if path.exists() else {}
-        if stage.files is None:
-            tree["made_from"] = manifests.kept(tree["made_from"], now[_WHOLE])
-            tree["outputs"] = _present(this, tree["outputs"])
-        else:
-            _accept_records(this, stage, now)
+    path, tree = (_accepted_begun if verb == "begun" else _accepted)(this, stage, now)
     write_json(path, {**tree, "in_spite_of": [*tree.get("in_spite_of", []), *lost]})
     last = stages_of(this.config)[-1]
     _unlink(manifest_path(this.folder, last.name))  # made again: the results name what was accepted
 
 
-def _accept_records(this: Run, stage: Stage, now: Dict[str, Origin]) -> None:
+def _accepted_begun(this: Run, stage: Stage, now: Dict[str, Origin]) -> Tuple[Path, Dict[str, Any]]:
+    """Where a stage says what it has begun, and what it says once its checkpoint is taken as made from `now`."""
+    path = manifests.begun_path(this.folder, stage.name)
+    tree = {**manifests.read_begun(path), "versions": versions()}
+    origins = {name: manifests.kept(old, now.get(name, old)) for name, old in _begun(this, stage).items()}
+    return path, {**tree, **({"made_from": origins[_WHOLE]} if stage.files is None else {"files": origins})}
+
+
+def _accepted(this: Run, stage: Stage, now: Dict[str, Origin]) -> Tuple[Path, Dict[str, Any]]:
+    """A stage's manifest and what it says once the files are taken as made from `now`, as their records then say.
+
+    A stage that has files, but not yet all, has no manifest: then it is what it has begun.
+    """
     records = _records(this, stage)
-    for name, record in records.items():
-        if name in now:
-            digest = _present(this, {name: record["sha256"]})[name]
-            records[name] = {**record, "made_from": manifests.kept(record["made_from"], now[name]), "sha256": digest}
+    for name in (name for name in records if name in now):
+        digests = _present(this, _outputs(name, records[name]))
+        own = {"outputs": digests} if name == _WHOLE else {"sha256": digests[name]}
+        records[name] = {**records[name], "made_from": manifests.kept(records[name]["made_from"], now[name]), **own}
+    path = manifest_path(this.folder, stage.name)
+    if stage.files is None:
+        return path, records[_WHOLE]
     write_json(manifests.records_path(this.folder, stage.name), records)
+    if path.exists():
+        return path, manifests.read(path)
+    begun = manifests.begun_path(this.folder, stage.name)
+    return begun, manifests.read_begun(begun) if begun.exists() else {"files": {}, "versions": versions()}
 
 
 def _present(this: Run, digests: Dict[str, str]) -> Dict[str, str]:
@@ -114,14 +122,6 @@ def _origins(this: Run, stage: Stage, origin: Origin) -> Dict[str, Origin]:
     return {_WHOLE: origin} if stage.files is None else stage.files(this, origin)
 
 
-def _finished(this: Run, stage: Stage) -> Dict[str, Origin]:
-    """What the files that there are were made from, as `_origins` has it."""
-    if stage.files is not None:
-        return {name: record["made_from"] for name, record in _records(this, stage).items()}
-    path = manifest_path(this.folder, stage.name)
-    return {_WHOLE: manifests.read_made_from(path)} if path.exists() else {}
-
-
 def _begun(this: Run, stage: Stage) -> Dict[str, Origin]:
     """What the stage's checkpoint is of, as `_origins` has it; without a checkpoint there is nothing to lose."""
     path = manifests.begun_path(this.folder, stage.name)
@@ -131,18 +131,25 @@ def _begun(this: Run, stage: Stage) -> Dict[str, Origin]:
         # the finished stage counts, where there is one: it is being redone
         finished = manifest_path(this.folder, stage.name).exists()
         return {} if finished else {_WHOLE: manifests.read_made_from(path)}
-    files = manifests.read_begun_files(path)
-    return files or stage.files(this, _older_origin(this, manifests.read_made_from(path)))
+    begun = manifests.read_begun(path)
+    if "files" in begun:
+        return begun["files"]
+    return stage.files(this, _older_origin(this, manifests.read_made_from(path)))
 
 
 def _records(this: Run, stage: Stage) -> Dict[str, manifests.Record]:
-    """By name, the files that were made one by one; those of a run that is older than such records count too."""
+    """By name, the files that were made one by one; those of a run that is older than such records count too.
+
+    Of another stage its manifest, which is of all its files.
+    """
     path, manifest = manifests.records_path(this.folder, stage.name), manifest_path(this.folder, stage.name)
-    if path.exists():
+    if stage.files is not None and path.exists():
         return manifests.read_records(path)
     if not manifest.exists():
         return {}
     found = manifests.read(manifest)
+    if stage.files is None:
+        return {_WHOLE: found}
     origins = stage.files(this, _older_origin(this, found["made_from"]))
     return manifests.records_of_manifest(found, origins)
 
@@ -209,7 +216,9 @@ def _run_file_by_file(this: Run, stage: Stage) -> None:
     made_from = _made_from(this, stage)
     wanted, records = stage.files(this, made_from), _records(this, stage)
     path = manifest_path(this.folder, stage.name)
+    begun = manifests.begun_path(this.folder, stage.name)
     accepted = _in_spite_of(manifests.read(path)) if path.exists() else {}
+    accepted.update(_in_spite_of(manifests.read_begun(begun)) if begun.exists() else {})
     passes = _planned(this, stage, wanted, records)
     this.job.tell(passes or [])
     if passes is None:
@@ -219,8 +228,6 @@ def _run_file_by_file(this: Run, stage: Stage) -> None:
     for names in passes:
         records = {name: record for name, record in records.items() if name not in names}
         write_json(manifests.records_path(this.folder, stage.name), records)
-        begun = manifests.begun_path(this.folder, stage.name)
-        accepted = {**accepted, **(_in_spite_of(manifests.read_begun(begun)) if begun.exists() else {})}
         files = {name: wanted[name] for name in names}
         write_json(begun, {"files": files, "versions": versions(), **accepted})
         this.job.barrier()  # now the checkpoints that there are belong to these files
@@ -258,8 +265,7 @@ def _lacking(this: Run, stage: Stage, wanted: Dict[str, Origin], records: Dict[s
     """The files that are missing, or were made from something else; the log says from what."""
     there = [name for name in wanted if name in records]
     reasons = {
-        name: _reasons(this, records[name]["made_from"], wanted[name], {name: records[name]["sha256"]})
-        for name in there
+        name: _reasons(this, records[name]["made_from"], wanted[name], _outputs(name, records[name])) for name in there
     }
     redone = [name for name in there if reasons[name]]
     if redone:

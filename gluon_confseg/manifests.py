@@ -120,11 +120,6 @@ def read_begun(path: Path) -> Dict[str, Any]:
     return _checked(path, _Begun)
 
 
-def read_begun_files(path: Path) -> Dict[str, Origin]:
-    """By name, the files that a stage has begun; none where it is older than such records."""
-    return read_begun(path).get("files", {})
-
-
 def read_records(path: Path) -> Dict[str, Record]:
     """By name, the files of a stage that were made one by one."""
     return _checked(path, Dict[str, _Made])

@@ -159,6 +159,14 @@ def test_another_loss_is_kept_with_allow_different_and_noted(run_tiny, copied):
     assert log(copied).count("heads on the frozen encoder") == 1
 
 
+def test_heads_of_a_stage_that_is_not_finished_are_kept_with_allow_different_and_noted(run_tiny, copied):
+    manifest_path(copied, "subnets").unlink()
+    changed = {**FEW, "losses": {"ce": {"kind": "focal", "gamma": 1.0}}}
+    run_tiny(copied, changed, allow_different=True)
+    assert log(copied).count("heads on the frozen encoder") == 1
+    assert results_of(copied)["in_spite_of"]["subnets"][0] == "losses.ce.gamma: None -> 1.0"
+
+
 def test_a_cell_that_is_another_one_is_refused(run_tiny, copied):
     cells = [BASELINE, {**FEW["cells"][1], "rule": "product"}]
     with pytest.raises(ConfsegError, match="stage evaluate.*cell subnets_ce: rule: sum -> product"):

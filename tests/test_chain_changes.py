@@ -147,6 +147,14 @@ def test_an_output_that_was_changed_is_refused(opened):
     begin(opened())
 
 
+def test_a_damaged_manifest_is_named_by_all_who_read_it(opened):
+    work(opened())
+    write_text(run.manifest_path(opened().folder, "baseline"), '{"made_from": {}, "outputs": {}}')
+    for read in (chain.refuse_changed, chain.keep_changed, begin, reporting.seconds_of, reporting.accepted_differences):
+        with pytest.raises(ConfsegError, match="baseline.json does not say what its stage was made from .seconds."):
+            read(opened())
+
+
 @pytest.mark.parametrize("killed_in", ["write_json", "_unlink", "_remove_checkpoints"])
 def test_a_kill_while_a_stage_is_begun_again_mixes_nothing(opened, monkeypatch, killed_in):
     """Whatever was done by then, no checkpoint of the old settings is continued with the new ones."""

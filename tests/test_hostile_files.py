@@ -213,15 +213,15 @@ def test_records_and_begun_stages_of_another_form(tmp_path):
         ('{"made_from": 3}', manifests.read_made_from),
         ('{"made_from": {"cells": [1]}}', manifests.read_made_from),
         ('{"made_from": {"cells": 1}}', manifests.read_made_from),
-        ('{"files": []}', manifests.read_begun_files),
-        ('{"files": {"a": 1}}', manifests.read_begun_files),
+        ('{"files": []}', manifests.read_begun),
+        ('{"files": {"a": 1}}', manifests.read_begun),
         ('{"a": {"made_from": {}}}', manifests.read_records),
     ):
         path.write_text(text)
         with pytest.raises(ConfsegError, match="stage.json does not say what its stage was made from"):
             read(path)
     path.write_text('{"made_from": {"a": 1}}')
-    assert manifests.read_made_from(path) == {"a": 1} and manifests.read_begun_files(path) == {}
+    assert manifests.read_made_from(path) == {"a": 1} and "files" not in manifests.read_begun(path)
 
 
 def npy(shape, dtype="<f4", data=b""):
