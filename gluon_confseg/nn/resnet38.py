@@ -12,7 +12,8 @@ from typing import Dict, List, NamedTuple, Tuple, Union
 
 from ..backend import mx
 from ..errors import ConfsegError
-from ..tensor_files import Tensors, Unreadable, read_tensors, refusal, shown
+from ..tensor_base import Tensors, Unreadable, refusal, shown
+from ..tensor_files import read_tensors
 from .subnet import Subnet
 from .weights import fitted_value
 

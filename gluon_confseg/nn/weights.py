@@ -16,7 +16,8 @@ import numpy as np
 from ..backend import import_gluoncv, mx, settle
 from ..errors import ConfsegError
 from ..files import PathLike, atomic_path
-from ..tensor_files import BFLOAT16, Tensors, Unreadable, joined, read_tensors, refusal, shown
+from ..tensor_base import BFLOAT16, Tensors, Unreadable, joined, refusal, shown
+from ..tensor_files import read_tensors
 
 _SHOWN_NAMES = 8
 _STORE_VARIABLE = "MXNET_GLUON_REPO"  # of GluonCV: where its model store is
