@@ -66,32 +66,48 @@ def run(
         train, val = _open(settings, root)
         this = Run(settings, folder, train.labels, contexts, train, val, source, job)
         if job.first:
-            if allow_different:
-                keep_changed(this)
-            elif not restart:
-                refuse_changed(this)  # before config.json is written: it must stay that of the networks beside it
-            named = [] if settings.groups.source == "auto" else named_groups(settings, train.labels)
-            preflight.check(settings, train, val, named, folder, devices=len(contexts) * job.count)
-            write_json(folder / CONFIG_FILE, config.to_tree(settings))
-            write_labels(folder / LABELS_FILE, train.labels)
-            environment = {**versions(), "devices": list(map(str, contexts))}
-            write_json(folder / ENVIRONMENT_FILE, {**environment, **job_record(job)})
+            _prepare(this, restart, allow_different)
         require_same_work(this)
-        measured: Dict[str, Dict[str, float]] = {}
-        for stage in stages_of(settings):
-            with profiled(measured.setdefault(stage.name, {})) if profile else contextlib.nullcontext():
-                run_stage(this, stage)
-        if not job.first:
-            return folder
-        if profile:
-            write_json(folder / PROFILE_FILE, measured)
-            print(f"{profile_table(measured).plain()}\n")
-        print(results.run_table(results.read(folder / RESULTS_FILE)))
-        written = ("results.json", "table.txt", "classes.md", "confusion.png", "classes.png", "overlays.png")
-        print(f"\nin {folder}: {', '.join(written)}")
-        if source == "built-in":
-            _log.warning(built_in_notice(settings))
+        measured = _run_stages(this, profile)
+        if job.first:
+            _tell(this, measured)
     return folder
+
+
+def _prepare(this: Run, restart: bool, allow_different: bool) -> None:
+    """Look at what is in the run's folder, and at the data, before anything is trained; write down what is run."""
+    settings, labels = this.config, this.labels
+    if allow_different:
+        keep_changed(this)
+    elif not restart:
+        refuse_changed(this)  # before config.json is written: it must stay that of the networks beside it
+    named = [] if settings.groups.source == "auto" else named_groups(settings, labels)
+    preflight.check(settings, this.train, this.val, named, this.folder, devices=len(this.devices) * this.job.count)
+    write_json(this.folder / CONFIG_FILE, config.to_tree(settings))
+    write_labels(this.folder / LABELS_FILE, labels)
+    environment = {**versions(), "devices": list(map(str, this.devices))}
+    write_json(this.folder / ENVIRONMENT_FILE, {**environment, **job_record(this.job)})
+
+
+def _run_stages(this: Run, profile: bool) -> Dict[str, Dict[str, float]]:
+    """Returns the seconds of each stage's phases, if they are wanted."""
+    measured: Dict[str, Dict[str, float]] = {}
+    for stage in stages_of(this.config):
+        with profiled(measured.setdefault(stage.name, {})) if profile else contextlib.nullcontext():
+            run_stage(this, stage)
+    return measured
+
+
+def _tell(this: Run, measured: Dict[str, Dict[str, float]]) -> None:
+    """Print the result and where the files are; the profile, if there is one, also becomes a file."""
+    if measured:
+        write_json(this.folder / PROFILE_FILE, measured)
+        print(f"{profile_table(measured).plain()}\n")
+    print(results.run_table(results.read(this.folder / RESULTS_FILE)))
+    written = ("results.json", "table.txt", "classes.md", "confusion.png", "classes.png", "overlays.png")
+    print(f"\nin {this.folder}: {', '.join(written)}")
+    if this.data_source == "built-in":
+        _log.warning(built_in_notice(this.config))
 
 
 def resolve(
