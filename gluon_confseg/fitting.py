@@ -5,15 +5,17 @@ from typing import List, Optional
 
 from .batchnorm import has_moving_statistics
 from .config_schedules import Schedule
+from .course import Course
 from .data.decoded import DecodedFiles
 from .data.loader import TrainLoader
 from .data.transforms import TrainTransform
+from .epoch_metrics import EpochMetrics
 from .heads import Head, Trunk
 from .mixed_precision import half_type
 from .passes import describe_batch, split_batch
 from .places import decoded_folder
 from .run import Run, checkpoint_path
-from .training import Course, EpochMetrics, fit
+from .training import fit
 
 _log = logging.getLogger(__name__)
 

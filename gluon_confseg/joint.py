@@ -19,6 +19,8 @@ from .building import (
 from .config_joint import Joint
 from .config_losses import Loss
 from .confusion import ConfusionMatrix
+from .course import Course
+from .epoch_metrics import EpochMetrics
 from .errors import ConfsegError
 from .files import read_json, write_json
 from .fitting import fit_heads
@@ -27,7 +29,6 @@ from .heads import Head
 from .moving_confusion import MovingConfusion
 from .nn import PixelCrossEntropy
 from .run import HeadName, Run, encoder_file, joint_stage, read_groups, read_spaces
-from .training import Course, EpochMetrics
 
 _log = logging.getLogger(__name__)
 

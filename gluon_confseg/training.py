@@ -5,8 +5,9 @@ import logging
 import time
 import zlib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from . import checkpoint, interrupts, progress
 from .backend import mx
 from .batchnorm import average_statistics
 from .config_schedules import Schedule
-from .confusion import ConfusionMatrix
+from .course import Course
 from .data.loader import Batch, TrainLoader
 from .epoch_metrics import EpochMetrics
 from .errors import ConfsegError
@@ -181,30 +182,6 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
     return [parameter for trainer in trainers for parameter in trainer._params if parameter.grad_req != "null"]
 
 
-class Course:
-    """How a training goes on beside its steps: here, the heads stay as they are (see joint.py for another)."""
-
-    def __init__(self, heads: Sequence[Head]):
-        self._heads = heads
-
-    def heads(self, epoch: int) -> Sequence[Head]:
-        """Those of an epoch (from 0), with the same names, subnets and trainers in each."""
-        return self._heads
-
-    def after_update(self, epoch: int, counted: Dict[str, ConfusionMatrix]) -> None:
-        """`counted`: what each head made of the batch."""
-
-    def after_epoch(self, metrics: EpochMetrics) -> None:
-        """Before the checkpoint."""
-
-    def state(self) -> Dict[str, Any]:
-        """What a checkpoint must hold of it, for JSON."""
-        return {}
-
-    def restore(self, state: Dict[str, Any]) -> None:
-        """Continue from what `state` gave."""
-
-
 def run_epoch(
     epoch: int,
     batches: Iterator[Batch],
@@ -263,8 +240,18 @@ class _Saving:
         self._begun = time.monotonic() - seconds
         self._saved = time.monotonic()
 
-    def due(self) -> bool:
-        """Within an epoch, where the time has come; of several workers none would know when the others save."""
+    def after_update(
+        self, epoch: int, metrics: EpochMetrics, updates: int, interrupted: Callable[[], bool], update: int
+    ) -> None:
+        """Within an epoch of `updates`: save where it is time to; save and stop where the user wants to stop."""
+        stop = interrupted()
+        if update < updates and (stop or self._due()):
+            self.save(epoch, update, metrics)
+        if update < updates and stop:
+            raise KeyboardInterrupt
+
+    def _due(self) -> bool:
+        """Of several workers none would know when the others save."""
         return self._job.count == 1 and time.monotonic() - self._saved >= CHECKPOINT_SECONDS
 
     def save(self, epoch: int, update: int, metrics: EpochMetrics) -> None:
@@ -325,14 +312,6 @@ def fit(
     with bar, interrupts.postponed() if job.count == 1 else contextlib.nullcontext(lambda: False) as interrupted:
         for epoch in range(start, schedule.epochs):
             metrics = EpochMetrics.from_tree(done["metrics"]) if first else EpochMetrics.empty(heads)
-
-            def on_update(update: int, epoch: int = epoch, metrics: EpochMetrics = metrics) -> None:
-                stop = interrupted()
-                if update < updates and (stop or saving.due()):
-                    saving.save(epoch, update, metrics)
-                if update < updates and stop:
-                    raise KeyboardInterrupt
-
             run_epoch(
                 epoch,
                 loader.epoch(first_epoch + epoch, first),
@@ -347,7 +326,7 @@ def fit(
                 scales=scales,
                 seed=seed,
                 job=job,
-                on_update=on_update,
+                on_update=partial(saving.after_update, epoch, metrics, updates, interrupted),
             )
             metrics = metrics.of_all(job)
             average_statistics([*([trunk.encoder] if trunk.trainer else []), *(head.block for head in heads)], job)

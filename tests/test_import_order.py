@@ -11,21 +11,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gluon_confseg"
 
 ORDER = (
-    "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_files "
-    "arg_max progress interrupts phases backend workers profiling probes doctor labels paper confusion groups "
-    "moving_confusion config_base config_data config_schedules config_networks config_losses config_cells "
-    "config_joint config_tree config data preflight nn complexity checkpoint passes feature_gradients "
-    "mixed_precision batchnorm heads epoch_metrics training inference evaluation run manifests origins building "
-    "results seeds paper_tables figures page reporting fitting joint sharing stages chain info pipeline study "
-    "using video prediction evaluating official export labelmaps counting confusion_files comparing grouping "
-    "checking cli_options cli_checks cli_labelmaps cli_results cli_training cli_using cli"
+    "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_base "
+    "torch_files tensor_files arg_max progress interrupts phases backend workers profiling probes doctor labels "
+    "paper confusion groups moving_confusion config_base config_data config_schedules config_networks "
+    "config_losses config_cells config_joint config_tree config data preflight nn complexity checkpoint passes "
+    "feature_gradients mixed_precision batchnorm heads epoch_metrics course training inference evaluation run "
+    "manifests origins building results seeds paper_tables figures page reporting fitting joint sharing stages "
+    "chain info pipeline study using video prediction evaluating official export labelmaps counting "
+    "confusion_files comparing grouping checking cli_options cli_checks cli_labelmaps cli_results cli_training "
+    "cli_using cli"
 ).split()
 WITHOUT_MXNET = (
-    "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_files "
-    "arg_max progress interrupts phases probes doctor labels paper confusion groups moving_confusion config_base "
-    "config_data config_schedules config_networks config_losses config_cells config_joint config_tree config data "
-    "preflight manifests results seeds paper_tables figures page official labelmaps counting confusion_files "
-    "comparing grouping checking"
+    "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_base "
+    "torch_files tensor_files arg_max progress interrupts phases probes doctor labels paper confusion groups "
+    "moving_confusion config_base config_data config_schedules config_networks config_losses config_cells "
+    "config_joint config_tree config data preflight manifests results seeds paper_tables figures page official "
+    "labelmaps counting confusion_files comparing grouping checking"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 
