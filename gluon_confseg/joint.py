@@ -7,8 +7,6 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from .building import (
-    loss_weights,
-    make_loss,
     make_trunk,
     new_encoder,
     new_head,
@@ -26,6 +24,7 @@ from .files import read_json, write_json
 from .fitting import fit_heads
 from .groups import OutputSpaces
 from .heads import Head
+from .loss_weights import loss_weights, make_loss
 from .moving_confusion import MovingConfusion
 from .nn import PixelCrossEntropy
 from .run import HeadName, Run, encoder_file, joint_stage, read_groups, read_spaces

@@ -13,7 +13,6 @@ from .building import (
     check_strides,
     label_table,
     load_encoder,
-    make_loss,
     make_predictors,
     make_trunk,
     make_view,
@@ -24,7 +23,6 @@ from .building import (
     save_parameters,
     seen_by,
     space_of,
-    warn_small_diagonal,
 )
 from .config import Config, used_joints
 from .config_cells import Cell
@@ -35,6 +33,7 @@ from .files import sha256, write_npz, write_text
 from .fitting import fit_heads
 from .inference import View
 from .joint import train_joint
+from .loss_weights import make_loss, warn_small_diagonal
 from .manifests import Origin, begun_path
 from .nn import PixelCrossEntropy
 from .origins import (

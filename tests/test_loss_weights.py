@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from gluon_confseg.backend import mx
-from gluon_confseg.building import loss_weights, make_loss
 from gluon_confseg.config_losses import Loss
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.loss_weights import loss_weights, make_loss
 from gluon_confseg.nn import ConfusionCrossEntropy, LogitAdjustedCrossEntropy, PixelCrossEntropy
 
 SETTINGS = (

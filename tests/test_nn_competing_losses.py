@@ -5,10 +5,10 @@ import pytest
 from scipy.optimize import minimize
 
 from gluon_confseg.backend import mx
-from gluon_confseg.building import make_loss
 from gluon_confseg.config_losses import LOSS_SETTINGS, Loss
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.loss_weights import make_loss
 from gluon_confseg.nn import (
     FocalLoss,
     LogitAdjustedCrossEntropy,
