@@ -299,4 +299,4 @@ def test_memory_does_not_grow_with_the_images(data, capsys):
 
     peak(2)  # what is imported and cached once
     few, many = peak(10), peak(110)
-    assert many - few < 100 * side * side / 4  # a record is about 1.2 kB; an image alone would be 30 kB
+    assert many - few < 100 * side * side  # a record is 1.2 to 2.6 kB (Python 3.13); an image alone would be 30 kB
