@@ -378,6 +378,7 @@ def npz(path, member, **claims):
         (npy((1,), data=bytes(4)), {"compression": zipfile.ZIP_BZIP2}),
         (b"\x93NUMPY\2\0" + struct.pack("<I", 2**31) + b"{", {}),
         (b"\x93NUMPY\1\0" + struct.pack("<H", 5) + b"((((\n", {}),
+        (b"\x93NUMPY\1\0" + struct.pack("<H", 11) + b'""\n  \xab\xff \xff\n\0', {}),
     ],
 )
 def test_npz_whose_headers_claim_too_much(tmp_path, member, claims):
