@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+from pydantic import Field, NonNegativeFloat, TypeAdapter
+from typing_extensions import Annotated, TypedDict
 
 from .backend import mx, settle
 from .errors import ConfsegError
@@ -15,6 +17,32 @@ from .plain_data import parse_json
 Trainers = Sequence[mx.gluon.Trainer]
 
 _log = logging.getLogger(__name__)
+
+
+_Number = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Scale(TypedDict):
+    value: Annotated[float, Field(gt=0)]
+    steady: _Number
+
+
+class _Metrics(TypedDict):
+    losses: Dict[str, float]
+    counts: Dict[str, List[List[int]]]
+    norms: Dict[str, float]
+    samples: _Number
+
+
+class _Meta(TypedDict, total=False):
+    """What `training.fit` puts into `meta`."""
+
+    epoch: _Number
+    update: _Number
+    seconds: NonNegativeFloat
+    loss_scales: List[_Scale]
+    metrics: Optional[_Metrics]
+    course: Dict[str, Any]
 
 
 class Kept:
@@ -83,7 +111,9 @@ def _read(path: Path) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
 
 def _meta(path: Path, arrays: Dict[str, np.ndarray]) -> Dict[str, Any]:
     try:
-        return dict(parse_json(arrays.pop("meta").tobytes().decode()))
+        meta = parse_json(arrays.pop("meta").tobytes().decode())
+        TypeAdapter(_Meta).validate_python(meta, strict=True)
+        return meta
     except (KeyError, TypeError, ValueError) as error:
         raise ConfsegError(f"{path} is no checkpoint; delete it and run again") from error
 
@@ -118,8 +148,9 @@ def _restore(path: Path, trainers: Trainers, arrays: Dict[str, np.ndarray]) -> N
         for index, parameter in enumerate(trainer._params)
     ]
     for key, parameter in wanted:
-        momentum = arrays.get(key.replace(".value", ".momentum"))
-        if not _fits(arrays.get(key), parameter) or not (momentum is None or _fits(momentum, parameter)):
+        others = [key.replace(".value", ".momentum"), *(f"{key}{copy}" for copy in range(1, len(parameter.list_ctx())))]
+        found = [arrays.get(key), *(arrays[name] for name in others if name in arrays)]
+        if not all(_fits(array, parameter) for array in found):
             raise ConfsegError(f"{path} holds another network ({parameter.name} differs); delete it and run again")
     for key, parameter in wanted:
         parameter.set_data(mx.nd.array(arrays[key], dtype=parameter.dtype))

@@ -7,6 +7,7 @@ import numpy as np
 
 from .confusion import ConfusionMatrix
 from .data.loader import Batch
+from .errors import ConfsegError
 from .feature_gradients import TINY
 from .heads import Head
 from .workers import Job
@@ -28,12 +29,19 @@ class EpochMetrics:
         return cls(zeros, matrices, dict(zeros))
 
     @classmethod
-    def from_tree(cls, tree: Dict[str, Any]) -> "EpochMetrics":
-        """What `to_tree` gave."""
-        matrices = {
-            name: ConfusionMatrix.from_counts(np.array(counts, np.int64)) for name, counts in tree["counts"].items()
-        }
-        return cls(dict(tree["losses"]), matrices, dict(tree["norms"]), tree["samples"])
+    def from_tree(cls, tree: Dict[str, Any], heads: Sequence[Head]) -> "EpochMetrics":
+        """What `to_tree` gave for these heads; ConfsegError where it is of others."""
+        try:
+            counts = {head.name: np.array(tree["counts"][head.name], np.int64) for head in heads}
+            sums = [{head.name: float(tree[key][head.name]) for head in heads} for key in ("losses", "norms")]
+            found = cls(sums[0], {name: ConfusionMatrix.from_counts(c) for name, c in counts.items()}, *sums[1:])
+            found.samples = tree["samples"]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ConfsegError(f"no losses and counts of the heads that are trained: {error!r}") from error
+        for head in heads:
+            if found.matrices[head.name].num_classes != head.block.subnet.num_outputs:
+                raise ConfsegError(f"{head.name}: counts of another number of classes")
+        return found
 
     def to_tree(self) -> Dict[str, Any]:
         """As plain JSON-able data."""

@@ -2,9 +2,11 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
+from pydantic import NonNegativeFloat, TypeAdapter
 
 from .building import (
     make_trunk,
@@ -71,7 +73,25 @@ def _pulls_file(name: str) -> str:
 
 
 def _wanted_pulls(run: Run, joint: Joint) -> Optional[List[List[float]]]:
-    return None if joint.pull_like is None else read_json(run.folder / _pulls_file(joint.pull_like))
+    if joint.pull_like is None:
+        return None
+    epochs = (joint.schedule or run.config.baseline).epochs
+    return _read_pulls(run.folder / _pulls_file(joint.pull_like), epochs, 1 + len(read_groups(run)))
+
+
+def _read_pulls(path: Path, epochs: int, heads: int) -> List[List[float]]:
+    try:
+        return _checked_pulls(read_json(path), epochs, heads)
+    except ValueError:
+        raise ConfsegError(f"{path} does not hold {epochs} x {heads} norms; delete it and run again") from None
+
+
+def _checked_pulls(tree: Any, epochs: int, heads: int) -> List[List[float]]:
+    """Of JSON, the pulls of so many heads in so many epochs; ValueError where they are none."""
+    pulls = TypeAdapter(List[List[NonNegativeFloat]]).validate_python(tree, strict=True)
+    if len(pulls) != epochs or any(len(each) != heads for each in pulls):
+        raise ValueError(f"not {epochs} x {heads} norms")
+    return pulls
 
 
 class JointCourse(Course):
@@ -126,8 +146,12 @@ class JointCourse(Course):
         return {"confusion": self._moving.state(), "pulls": self.pulls}
 
     def restore(self, state: Dict[str, Any]) -> None:
-        self._moving.restore(state["confusion"])
-        self.pulls = state["pulls"]
+        """Continue from what `state` gave; ConfsegError where it is of another training."""
+        try:
+            self._moving.restore(state["confusion"])
+            self.pulls = _checked_pulls(state["pulls"], len(state["pulls"]), len(self._heads))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfsegError(f"no moving confusion matrix and pulls: {error!r}") from error
 
     def _set_weights(self) -> None:
         matrix = self._moving.matrix()

@@ -84,6 +84,10 @@ def launch(
         thread.start()
         try:
             _watch(thread, failures, Path(folder))
+        except ConfsegError:
+            _end_all()
+            print(file=sys.stderr)  # a worker that was ended leaves its progress bar on the last line
+            raise
         finally:
             _end_all()
 

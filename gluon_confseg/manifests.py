@@ -128,7 +128,7 @@ def read_records(path: Path) -> Dict[str, Record]:
 def _checked(path: Path, form: Any) -> Any:
     tree = read_json(path)
     try:
-        TypeAdapter(form).validate_python(tree)
+        TypeAdapter(form).validate_python(tree, strict=True)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         message = f"{path} does not say what its stage was made from ({where or 'the file'}); delete it and run again"

@@ -7,6 +7,7 @@ import numpy as np
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
 
+_MOST = 2.0**42  # pixels, so that their units can be counted
 _UNIT = 2.0**-20  # of a pixel: averages are counted in whole units, so that what takes counts takes them
 
 
@@ -33,8 +34,10 @@ class MovingConfusion:
         return self._counts.tolist()
 
     def restore(self, state: List[List[float]]) -> None:
-        """Continue from what `state` gave; ConfsegError where it is of another number of classes."""
+        """Continue from what `state` gave; ConfsegError where it is of another number of classes, or cannot be."""
         counts = np.asarray(state, float)
         if counts.shape != self._counts.shape:
             raise ConfsegError(f"a moving confusion matrix of shape {counts.shape}, not {self._counts.shape}")
+        if not (0 <= counts.sum() < _MOST and (counts >= 0).all()):
+            raise ConfsegError("a moving confusion matrix with values that are no numbers of pixels")
         self._counts = counts

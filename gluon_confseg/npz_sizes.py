@@ -14,6 +14,7 @@ import numpy as np
 # what the readers of zipfile and NumPy raise for damaged bytes; which one depends on the Python version
 DAMAGE = (ValueError, TypeError, AttributeError, LookupError, EOFError, RuntimeError, MemoryError, ArithmeticError)
 DAMAGE += (SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error)
+DAMAGE += (SystemError,)  # from the tokenizer of Python 3.12.1
 
 _MAX_RATIO = 1032  # deflate's, of equal bytes
 _MAX_INFLATED = 1 << 29  # bytes of all arrays of a compressed file

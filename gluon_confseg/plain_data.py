@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -29,15 +30,25 @@ def read_text(path: Union[str, Path], limit: int = MAX_TEXT) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """JSON text as plain data. Raises ValueError where it is none, nested too deeply or not all Unicode."""
+    """JSON text as plain data. Raises ValueError where it is none, nested too deeply or not all Unicode.
+
+    So too for NaN and numbers that float64 cannot hold, which cannot be written again.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     _check_depth(value)
     if "\\u" in text:  # an escape may be half a character, which cannot be printed or written
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is no number that can be written")
+    return number
 
 
 def _check_depth(tree: Any) -> None:

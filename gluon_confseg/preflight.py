@@ -115,7 +115,7 @@ def count_labels(dataset: SegmentationDataset, name: str, folder: Path) -> Label
     """Read all labels of a split, or what `folder` keeps of it; ConfsegError where one is unreadable."""
     path, fingerprint = folder / LABEL_COUNTS_FILE, dataset.fingerprint()
     kept = read_json(path) if path.exists() else {}
-    known = _counted_before(kept, name, fingerprint)
+    known = _counted_before(kept, name, fingerprint, dataset.labels.num_classes)
     if known is not None:
         return known
     pixels, largest = np.zeros(256, np.int64), (0, 0)
@@ -131,13 +131,15 @@ def count_labels(dataset: SegmentationDataset, name: str, folder: Path) -> Label
     return LabelCounts(pixels, largest)
 
 
-def _counted_before(kept: Any, name: str, fingerprint: str) -> Optional[LabelCounts]:
+def _counted_before(kept: Any, name: str, fingerprint: str, classes: int) -> Optional[LabelCounts]:
     try:
         entry = kept[name]
         height, width = map(int, entry["largest"])
         found = LabelCounts(np.array(entry["pixels"], np.int64), (height, width))
-        return found if entry["fingerprint"] == fingerprint else None
-    except (KeyError, TypeError, ValueError):  # not counted, or no file of ours
+        possible = all(0 <= side < 2**31 for side in found.largest)  # of a PNG
+        whole = possible and found.pixels.shape == (classes,) and (found.pixels >= 0).all()
+        return found if whole and entry["fingerprint"] == fingerprint else None
+    except (KeyError, TypeError, ValueError, OverflowError):  # not counted, or no file of ours
         return None
 
 

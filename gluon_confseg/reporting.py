@@ -11,6 +11,7 @@ from .config import to_tree
 from .config_cells import Cell
 from .confusion import ConfusionMatrix
 from .data import SegmentationDataset
+from .errors import ConfsegError
 from .files import read_npz, write_text
 from .inference import Predictor, label_all
 from .run import (
@@ -48,7 +49,7 @@ def samples(run: Run, cells: Sequence[Cell], predictors: Sequence[Predictor]) ->
 def _results(run: Run) -> dict:
     config, labels, found = run.config, run.labels, read_groups(run)
     alone = [name for name in needed_heads(config.cells, len(found)) if name.subnet and name.spaces == "groups"]
-    counted = {key: ConfusionMatrix.from_counts(counts) for key, counts in read_npz(run.folder / COUNTS_FILE).items()}
+    counted = _counted(run)
     cells = [
         results.make_cell(
             counted[cell.key], key=cell.key, title=cell.title, role=cell.role, paper_table=config.paper_table
@@ -142,10 +143,25 @@ def report(run: Run) -> List[str]:
     return [RESULTS_FILE, "confusion.png", "classes.png", "overlays.png", "table.txt", "classes.md"]
 
 
+def _counted(run: Run) -> Dict[str, ConfusionMatrix]:
+    """The counts of each cell."""
+    path = run.folder / COUNTS_FILE
+    found = {key: ConfusionMatrix.from_counts(counts) for key, counts in read_npz(path).items()}
+    if any(cell.key not in found or found[cell.key].num_classes != run.num_classes for cell in run.config.cells):
+        raise ConfsegError(f"{path} does not hold the counts of this run's cells; delete it and run again")
+    return found
+
+
 def _overlay_rows(run: Run, found: results.Results) -> List[figures.OverlayRow]:
     shown = [cell for cell in found.cells if cell.role in ("baseline", "paper")]
     arrays = read_npz(run.folder / SAMPLES_FILE)
     count = len({key.split("/")[0] for key in arrays})
+    for i in range(count):
+        names = (f"{i}/{key}" for key in ("image", "label", *(cell.key for cell in shown)))
+        image, *maps = (arrays.get(name, np.empty(0)) for name in names)
+        whole = all(each.dtype == np.uint8 and image.shape == (*each.shape, 3) for each in maps)
+        if not whole or image.dtype != np.uint8 or f"{i}/id" not in arrays:
+            raise ConfsegError(f"{run.folder / SAMPLES_FILE} does not hold this run's images; delete it and run again")
     return [
         figures.OverlayRow(
             str(arrays[f"{i}/id"]),

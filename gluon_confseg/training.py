@@ -7,7 +7,7 @@ import zlib
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -264,6 +264,15 @@ class _Saving:
         self._saved = time.monotonic()
 
 
+def _restore_epoch(meta: Dict[str, Any], heads: Sequence[Head], course: Course, path: Path) -> Optional[EpochMetrics]:
+    """Restore the course; returns what was measured of an epoch that a checkpoint is within, None between epochs."""
+    try:
+        course.restore(meta.get("course", {}))
+        return EpochMetrics.from_tree(meta.get("metrics"), heads) if meta.get("update") else None
+    except ConfsegError as error:
+        raise ConfsegError(f"{path} belongs to another training ({error}); delete it and run again") from error
+
+
 def fit(
     loader: TrainLoader,
     trunk: Trunk,
@@ -300,8 +309,7 @@ def fit(
     scales = loss_scales(trunk, heads) if amp else None
     for scale, saved in zip(scales or (), done.get("loss_scales", ())):
         scale.value, scale.steady = saved["value"], saved["steady"]
-    if found:
-        course.restore(found.get("course", {}))
+    begun = _restore_epoch(found, heads, course, checkpoint_path) if found else None
     start, first = done["epoch"], done["update"]
     if start or first:
         within = f", update {first} of {updates} of the next" if first else ""
@@ -311,7 +319,7 @@ def fit(
     bar = progress.bar(total, title, "update", initial=initial, shown=job.first)
     with bar, interrupts.postponed() if job.count == 1 else contextlib.nullcontext(lambda: False) as interrupted:
         for epoch in range(start, schedule.epochs):
-            metrics = EpochMetrics.from_tree(done["metrics"]) if first else EpochMetrics.empty(heads)
+            metrics = begun if begun and first and job.first else EpochMetrics.empty(heads)
             run_epoch(
                 epoch,
                 loader.epoch(first_epoch + epoch, first),

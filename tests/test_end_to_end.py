@@ -230,8 +230,17 @@ def test_a_finished_run_can_be_opened_without_its_data(runs):
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_at_random_moments():
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--kills", "30", "--interrupts"),
+        ("--of", "study", "--kills", "20", "--interrupts"),
+        ("--of", "job", "--kills", "6"),
+    ],
+    ids=["run", "study", "job"],
+)
+def test_killed_and_interrupted_at_random_moments(options):
     tool = Path(__file__).resolve().parents[1] / "tools" / "kill_test.py"
-    command = [sys.executable, str(tool), "--kills", "30", "--interrupts"]
+    command = [sys.executable, str(tool), *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0 and ", 0 of them otherwise" in done.stdout, done.stdout

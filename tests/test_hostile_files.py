@@ -1,5 +1,6 @@
 """Files of any origin: read, or refused in one line; not executed, nothing allocated that a header merely claims."""
 
+import io
 import json
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gluon_confseg import config, confusion_files, files, manifests, npz_sizes, results, run
+from gluon_confseg import config, confusion_files, files, manifests, npz_sizes, preflight, results, run
 from gluon_confseg.data.base import read_image
 from gluon_confseg.errors import ConfsegError, one_line
 from gluon_confseg.labels import CAMVID, LabelSet
@@ -114,6 +115,9 @@ JSON_FINDINGS = {
     "half a character as a key": '{"\\ud800": 1}',
     "a number of 5000 digits": "9" * 5000,
     "another encoding": b"\xff\xfe{}",
+    "no number": '{"seconds": NaN}',
+    "a number that is not finite": '{"seconds": -Infinity}',
+    "a number that float64 cannot hold": '{"seconds": 1e999}',
     "nothing": "",
 }
 
@@ -123,6 +127,117 @@ def test_json_that_was_a_traceback(tmp_path, what):
     text = JSON_FINDINGS[what]
     for name in ("json", "results", "labels", "manifest", "description"):
         attempt(TARGETS[name], text if isinstance(text, bytes) else text.encode(), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", '{"a": 1e999}'])
+def test_json_numbers_that_could_not_be_written_again(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ConfsegError, match="not valid JSON .*is no number that can be written"):
+        files.read_json(tmp_path / "a.json")
+
+
+def checkpoint_with(tmp_path, **changes):
+    target = TARGETS["checkpoint_meta"]
+    meta = {**json.loads(target.seeds[0]), **changes}
+    (tmp_path / "file.npz").write_bytes(target.wrap(json.dumps(meta).encode()))
+    target.read(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": "3"},
+        {"epoch": -1},
+        {"epoch": 1.5},
+        {"update": 10**400},
+        {"seconds": "long"},
+        {"seconds": float("nan")},
+        {"loss_scales": [{}]},
+        {"loss_scales": [{"value": 0, "steady": 0}]},
+        {"metrics": [1]},
+        {"course": 3},
+    ],
+)
+def test_a_checkpoint_that_says_what_cannot_be_falls_back(tmp_path, caplog, changes):
+    checkpoint_with(tmp_path, **changes)
+    assert "file.npz is no checkpoint; delete it and run again; falling back" in caplog.text
+
+
+METRICS = json.loads(TARGETS["checkpoint_meta"].seeds[0])["metrics"]
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"metrics": None}, "losses and counts of the heads"),
+        ({"metrics": {**METRICS, "losses": {"other": 1.0}}}, "losses and counts of the heads"),
+        ({"metrics": {**METRICS, "counts": {"a": [[1]], "b": [[1]]}}}, "a: counts of another number of classes"),
+        ({"metrics": {**METRICS, "counts": {"a": [[1], [1, 2]], "b": []}}}, "losses and counts of the heads"),
+        ({"metrics": {**METRICS, "counts": {"a": [[2**63]], "b": []}}}, "losses and counts of the heads"),
+        ({"metrics": {**METRICS, "counts": {"a": [[-1, 0], [0, 0]], "b": []}}}, "whole numbers of pixels >= 0"),
+        ({"course": {}}, "no moving confusion matrix and pulls"),
+        ({"course": {"confusion": "x", "pulls": []}}, "no moving confusion matrix and pulls"),
+        ({"course": {"confusion": [[1.0]], "pulls": []}}, "of shape"),
+        ({"course": {"confusion": [[-1.0, 0], [0, 0]], "pulls": []}}, "no numbers of pixels"),
+        ({"course": {"confusion": [[1e300, 0], [0, 0]], "pulls": []}}, "no numbers of pixels"),
+        ({"course": {"confusion": [[1, 0], [0, 0]], "pulls": [[1.0]]}}, "no moving confusion matrix and pulls"),
+        ({"course": {"confusion": [[1, 0], [0, 0]], "pulls": {}}}, "no moving confusion matrix and pulls"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, changes, reason):
+    with pytest.raises(ConfsegError, match=f"file.npz belongs to another training .*{reason}"):
+        checkpoint_with(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[[1, 2, 3]]", "[[1, 2], [3, 4]]", '[["1", 2, 3], [1, 2, 3]]', "[[-1, 2, 3], [1, 2, 3]]"]
+)
+def test_norms_of_another_training_are_refused(tmp_path, text):
+    with pytest.raises(ConfsegError, match="file.json does not hold 2 x 3 norms"):
+        (tmp_path / "file.json").write_text(text)
+        TARGETS["pulls"].read(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pixels": [2**70, 0]}, {"pixels": [1]}, {"pixels": [-1, 0]}, {"largest": [1e300, 1]}, {"pixels": [[1, 2], [3]]}],
+)
+def test_label_counts_that_cannot_be_are_counted_again(change):
+    kept = json.loads(TARGETS["label_counts"].seeds[0])
+    assert preflight._counted_before(kept, "train", "0", classes=2).pixels.tolist() == [6, 0]
+    kept["train"].update(change)
+    assert preflight._counted_before(kept, "train", "0", classes=2) is None
+
+
+@pytest.mark.parametrize(
+    "name, member, message",
+    [
+        ("counts", np.eye(3, dtype=int), "does not hold the counts of this run's cells"),
+        ("decoded", np.zeros((2, 3, 4), np.uint8), "is damaged; it is made again"),
+        ("decoded", np.zeros((2, 3, 3), np.float32), "is damaged; it is made again"),
+    ],
+)
+def test_arrays_of_another_form(tmp_path, caplog, name, member, message):
+    path, body = tmp_path / "file.npz", io.BytesIO()
+    np.save(body, member)
+    path.write_bytes(TARGETS[name].wrap(body.getvalue()))
+    try:
+        TARGETS[name].read(path)
+        said = caplog.text
+    except ConfsegError as error:
+        said = str(error)
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    "change", [{"0/image": None}, {"0/a": np.zeros((5, 4), np.uint8)}, {"0/label": np.zeros((4, 5))}]
+)
+def test_samples_of_another_form(tmp_path, change):
+    with np.load(io.BytesIO(TARGETS["samples"].seeds[0])) as archive:
+        arrays = {key: value for key, value in {**archive, **change}.items() if value is not None}
+    np.savez(tmp_path / "file.npz", **arrays)
+    with pytest.raises(ConfsegError, match="samples.npz does not hold this run's images"):
+        TARGETS["samples"].read(tmp_path / "file.npz")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +314,16 @@ def test_groups_of_another_form(tmp_path, text):
         run.read_groups(this)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"made_from": [], "outputs": {}, "seconds": 1}', '{"made_from": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"made_from": [], "outputs": {}, "seconds": 1}',
+        '{"made_from": {}, "outputs": {}, "seconds": "1"}',
+        '{"made_from": {}}',
+    ],
+)
 def test_manifests_of_another_form(tmp_path, text):
     path = tmp_path / "stage.json"
     path.write_text(text)
@@ -254,6 +378,7 @@ def npz(path, member, **claims):
         (npy((1,), data=bytes(4)), {"compression": zipfile.ZIP_BZIP2}),
         (b"\x93NUMPY\2\0" + struct.pack("<I", 2**31) + b"{", {}),
         (b"\x93NUMPY\1\0" + struct.pack("<H", 5) + b"((((\n", {}),
+        (b"\x93NUMPY\1\0" + struct.pack("<H", 11) + b'""\n  \xab\xff \xff\n\0', {}),
     ],
 )
 def test_npz_whose_headers_claim_too_much(tmp_path, member, claims):

@@ -29,6 +29,7 @@ temporary = folder / "writing" / str(os.getpid())
 temporary.write_text(json.dumps(note))
 temporary.rename(folder / f"{os.getpid()}.note")
 if "stay" in sys.argv:
+    print("33%|###", end="", file=sys.stderr, flush=True)  # as a progress bar stands there
     while not (role == "worker" and (folder / "fail").exists()):
         time.sleep(0.05)
     sys.exit(3)

@@ -10,6 +10,7 @@ from gluon_confseg.data.loader import Batch
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
 from gluon_confseg.nn import ConfusionCrossEntropy, PixelCrossEntropy, Subnet, get_encoder
+from gluon_confseg.workers import Job
 
 CPU = [mx.cpu(0)]
 TWO = [mx.cpu(0), mx.cpu(1)]
@@ -172,6 +173,27 @@ def test_resuming_is_exact(tmp_path, monkeypatch, caplog, ctrl_c, trained, devic
     assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]  # the sum over all sessions
     assert "continuing after epoch 0 of 3, update 2 of 3 of the next" in caplog.text
     assert "continuing after epoch 1 of 3, update 1 of 3 of the next" in caplog.text
+
+
+def test_images_of_an_epoch_that_one_process_began_count_once(tmp_path, monkeypatch, ctrl_c):
+    """Continued by two workers, of whom the first reports what the checkpoint has."""
+
+    def run(job):
+        settings, found = schedule(epochs=1), []
+        trunk = make_encoder()
+        head = make_head("all", "ce", trunk.encoder, settings)
+        fit(trunk, [head], settings, tmp_path, job=job, on_epoch=lambda _, metrics: found.append(metrics.samples))
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, ctrl_c)
+        run(Job())
+    samples = []
+    for rank in (1, 0):  # worker 1 writes nothing
+        job = Job()
+        job.rank, job.count = rank, 2
+        samples += run(job)
+    assert samples == [4, 12]
 
 
 def test_checkpoints_within_an_epoch_change_nothing(tmp_path, monkeypatch):

@@ -51,6 +51,8 @@ class DecodedFiles:
         try:
             arrays = read_npz(path)
             pair = arrays["image"], arrays["label"]
+            if any(array.dtype != np.uint8 for array in pair) or pair[0].shape != (*pair[1].shape, 3):
+                raise ConfsegError(f"{path} does not hold an image and its label")
             os.utime(path)
         except (ConfsegError, KeyError):
             _log.warning("%s is damaged; it is made again", path)

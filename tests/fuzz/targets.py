@@ -4,6 +4,7 @@
 by tests/test_hostile_files.py (hypothesis, for seconds, and the findings so far).
 """
 
+import functools
 import io
 import json
 import struct
@@ -11,18 +12,39 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, NamedTuple
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
-from gluon_confseg import config, confusion_files, labelmaps, labels, manifests, results, run, study, video
+from gluon_confseg import (
+    checkpoint,
+    config,
+    confusion_files,
+    evaluation,
+    joint,
+    labelmaps,
+    labels,
+    manifests,
+    preflight,
+    reporting,
+    results,
+    run,
+    study,
+    training,
+    video,
+)
+from gluon_confseg.backend import mx
+from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.data import voc
 from gluon_confseg.data.base import image_size, read_image, read_label_png, read_list
+from gluon_confseg.data.decoded import DecodedFiles
 from gluon_confseg.data.folders import FolderPairs, read_classes
 from gluon_confseg.errors import ConfsegError, one_line
 from gluon_confseg.files import read_json, read_npz
+from gluon_confseg.places import CONFIGS
 from gluon_confseg.tensor_files import read_tensors
 
 
@@ -212,6 +234,90 @@ def _read_clip(path: Path) -> None:
             break
 
 
+_HEADS = [SimpleNamespace(name=name, block=SimpleNamespace(subnet=SimpleNamespace(num_outputs=2))) for name in "ab"]
+_VALUES = {"0.0.value": np.eye(2, dtype=np.float32), "0.0.momentum": np.ones((2, 2), np.float32)}
+
+
+def _meta() -> bytes:
+    """What a checkpoint within an epoch of a joint training says."""
+    metrics = {"losses": {"a": 1.5, "b": 0.0}, "counts": {"a": [[1, 2], [0, 4]], "b": [[0, 0], [0, 0]]}}
+    metrics.update(norms={"a": 0.5, "b": 0.25}, samples=6)
+    tree = {"epoch": 1, "update": 2, "seconds": 3.5, "loss_scales": [{"value": 65536.0, "steady": 3, "patience": 2000}]}
+    tree.update(metrics=metrics, course={"confusion": [[1.5, 0.0], [0.0, 2.5]], "pulls": [[1.0, 0.5]]})
+    return json.dumps(tree).encode()
+
+
+def _checkpoint_file(meta: bytes) -> bytes:
+    return _arrays_file(meta=np.frombuffer(meta, np.uint8), **_VALUES)
+
+
+def _arrays_file(**arrays: np.ndarray) -> bytes:
+    return _zip({f"{name}.npy": _npy(array) for name, array in arrays.items()})
+
+
+@functools.lru_cache(maxsize=None)
+def _trainer() -> mx.gluon.Trainer:
+    parameter = mx.gluon.Parameter("weight", shape=(2, 2))
+    parameter.initialize()
+    return mx.gluon.Trainer([parameter], "sgd", {"momentum": 0.9}, update_on_kvstore=False)
+
+
+def _read_checkpoint(path: Path) -> None:
+    """As a training that continues does; beside the file lies the one before it, which is whole."""
+    path.with_name(f"previous-{path.name}").write_bytes(_checkpoint_file(_meta()))
+    meta = checkpoint.Kept(path, [_trainer()]).load()
+    assert checkpoint.newest_meta(path) == meta
+    settings = config.Joint(subnet0="ce", subnets="new", plain_epochs=1)
+    training._restore_epoch(meta, _HEADS, joint.JointCourse(settings, [], _HEADS, _HEADS, [], {}), path)
+
+
+def _read_state(path: Path) -> None:
+    empty = {"a": ConfusionMatrix(2)}
+    evaluation.State(path, "key").load(evaluation.Counted(empty))
+
+
+def _read_label_counts(path: Path) -> None:
+    found = preflight._counted_before(read_json(path), "train", "0", classes=2)
+    assert found is None or found.pixels.shape == (2,)
+
+
+def _read_pulls(path: Path) -> None:
+    joint._read_pulls(path, epochs=2, heads=3)
+
+
+def _read_decoded(path: Path) -> None:
+    files = DecodedFiles([], path.parent, 0)
+    files._paths = [path]
+    files.read(0)
+
+
+class _Report(NamedTuple):
+    folder: Path
+    num_classes: int = 2
+    config: Any = SimpleNamespace(cells=[SimpleNamespace(key="a")])
+    labels: Any = labels.CAMVID
+
+
+def _read_counts(path: Path) -> None:
+    (path.parent / run.COUNTS_FILE).write_bytes(path.read_bytes())
+    reporting._counted(_Report(path.parent))
+
+
+def _read_samples(path: Path) -> None:
+    (path.parent / run.SAMPLES_FILE).write_bytes(path.read_bytes())
+    found = SimpleNamespace(cells=[SimpleNamespace(key="a", role="baseline", title="A")])
+    reporting._overlay_rows(_Report(path.parent), found)
+
+
+def _samples() -> bytes:
+    image, label = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)
+    return _arrays_file(**{"0/image": image, "0/label": label, "0/a": label, "0/id": np.array("x")})
+
+
+def _settings() -> bytes:
+    return json.dumps(config.to_tree(config.load(CONFIGS / "camvid.yaml"))).encode()
+
+
 _PNGS = [_png(), _png("L"), _png("P"), _png("1"), _png("RGBA"), _png("I;16"), _png(interlace=1, icc_profile=b"x" * 9)]
 
 TARGETS: Dict[str, Target] = {
@@ -226,6 +332,39 @@ TARGETS: Dict[str, Target] = {
     "results": Target(".json", _read_results, [_results()]),
     "labels": Target(".json", run._read_labels, [_labels()]),
     "manifest": Target(".json", manifests.read, [b'{"made_from": {}, "outputs": {"a": "0"}, "seconds": 1}']),
+    "settings": Target(".json", lambda path: config.parse(read_json(path), str(path)), [_settings()]),
+    "records": Target(
+        ".json", manifests.read_records, [b'{"a.params": {"made_from": {"seed": 0}, "sha256": "0", "seconds": 1.5}}']
+    ),
+    "begun": Target(
+        ".json", manifests.read_begun, [b'{"made_from": {"cells": [{"key": "a"}]}, "versions": {"numpy": "1"}}']
+    ),
+    "checkpoint": Target(".npz", _read_checkpoint, [_checkpoint_file(_meta())]),
+    "checkpoint_meta": Target(".npz", _read_checkpoint, [_meta(), b'{"epoch": 3, "seconds": 1}'], _checkpoint_file),
+    "checkpoint_array": Target(
+        ".npz",
+        _read_checkpoint,
+        [_npy(np.eye(2, dtype=np.float32))],
+        lambda data: _zip({"meta.npy": _npy(np.frombuffer(_meta(), np.uint8)), "0.0.value.npy": data}),
+    ),
+    "state": Target(
+        ".npz",
+        _read_state,
+        [b'{"key": "key", "ids": ["x", "y"]}'],
+        lambda text: _arrays_file(meta=np.array(text.decode("utf-8", "replace")), a=np.eye(2, dtype=int)),
+    ),
+    "label_counts": Target(
+        ".json", _read_label_counts, [b'{"train": {"fingerprint": "0", "pixels": [6, 0], "largest": [2, 3]}}']
+    ),
+    "pulls": Target(".json", _read_pulls, [b"[[1.0, 0.5, 0.25], [1.0, 0.0, 1e-3]]"]),
+    "decoded": Target(
+        ".npz",
+        _read_decoded,
+        [_npy(np.zeros((2, 3, 3), np.uint8))],
+        lambda image: _zip({"image.npy": image, "label.npy": _npy(np.zeros((2, 3), np.uint8))}),
+    ),
+    "counts": Target(".npz", _read_counts, [_npy(np.eye(2, dtype=int))], lambda data: _zip({"a.npy": data})),
+    "samples": Target(".npz", _read_samples, [_samples()]),
     "npz": Target(".npz", read_npz, [_zip({"a.npy": _npy(np.eye(3))}), _zip({"b.npy": _npy(np.array("x"))}, 8)]),
     "npy": Target(".npz", read_npz, [_npy(np.eye(3)), _npy(np.array("x"))], lambda data: _zip({"a.npy": data})),
     "matrix": Target(".npz", confusion_files.read, [_npy(np.arange(121).reshape(11, 11))], _matrix_file),
