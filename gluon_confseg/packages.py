@@ -21,6 +21,6 @@ def requirements() -> Optional[List[str]]:
 
 def bounded(name: str) -> str:
     """`name` quoted for pip with setup.py's bounds, as in "'numpy<2,>=1.20'"; without bounds where none are known."""
-    asked = (line.split(";")[0].strip() for line in requirements() or ())
+    asked = (line.split(";")[0].replace(" ", "") for line in requirements() or ())  # old setuptools: 'numpy <2'
     found = [line for line in asked if line.startswith(name) and not line[len(name) :][:1].isalnum()]
     return f"'{(found or [name])[0]}'"
