@@ -21,7 +21,7 @@ from .run import HeadName, Run
 
 _log = logging.getLogger(__name__)
 
-SMALL_DIAGONAL = 0.1  # c_ii below this starves the class under the paper's loss (RECIPE: pole, 0.03, IoU 1 -> 0)
+SMALL_DIAGONAL = 0.1  # c_ii below this starves the class under the paper's loss (CamVid's pole: 0.03, IoU 1 -> 0)
 
 
 def loss_weights(settings: Loss, matrix: ConfusionMatrix) -> Optional[np.ndarray]:

@@ -48,7 +48,7 @@ class MatrixUpsample(mx.gluon.Block):
     """`Upsample` of arrays (not symbols) by two matrix products, for sizes that come again, as in training.
 
     Called as `upsample(x, (H, W))` with x (N, K, h, w) float32, H <= factor h, W <= factor w; gives (N, K, H, W). On a
-    CPU, forward and backward take a fraction of Upsample's time at the size of training crops, see tools/benchmarks;
+    CPU, forward and backward take a third to two fifths of Upsample's time on training crops (tools/benchmarks);
     as a pixel costs h multiply-adds, not on large images. Keeps the matrices of each size.
     """
 
