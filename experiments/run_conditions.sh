@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The cells of study_conditions.yaml under one changed setting at a time, each over the same seeds. Run again, it continues.
 # Usage: experiments/run_conditions.sh cityscapes|voc [SEEDS [OPTION OF confseg study ...]]    (SEEDS as 0-2)
+# Only the cells that compare the groups with their controls; the competing losses are for the studies themselves.
 # On built-in images, as long as no data set is named; confseg must be on the PATH (.venv/bin). Cost: README.md.
 # Results: runs/conditions/NAME/CONDITION/study.md; all of them are printed at the end.
 set -euo pipefail
@@ -10,6 +11,7 @@ seeds="${2:-0-2}"
 options=("${@:3}")
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 out="runs/conditions/$name"
+cells="subnets_new,control_subnet0_ce,control_subnet0_recall,control_ensemble_recall,control_random_new_unit,subnets_new_unit_product"
 
 # a condition a line: its name, its settings. These change the first stage, so each has baselines of its own
 encoder=(
@@ -36,7 +38,7 @@ study() { # CONDITION SETTING...
     for setting in "${@:2}"; do
         arguments+=(--set "$setting")
     done
-    confseg study "$name" --study "$here/study_conditions.yaml" --seeds "$seeds" --output "$out/$1" --restart \
+    confseg study "$name" --study "$here/study_conditions.yaml" --cells "$cells" --seeds "$seeds" --output "$out/$1" --restart \
         ${options[@]+"${options[@]}"} ${arguments[@]+"${arguments[@]}"}
 }
 

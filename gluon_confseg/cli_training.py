@@ -69,6 +69,7 @@ def run(
 @click.argument("name")
 @click.option("--study", "file", metavar="FILE", help="Cells, losses and seeds. Default: experiments/study.yaml.")
 @click.option("--seeds", "numbers", metavar="0-4,7", help="Default: those of the study's file.")
+@click.option("--cells", "keys", metavar="KEY,KEY...", help="Only the baseline and these cells. Default: all.")
 @click.option("--data-root", metavar="DIR", help="The data set. Default: as for confseg run.")
 @click.option("--output", metavar="DIR", help="Folder of the runs and tables. Default: runs/NAME-study.")
 @gpus_option
@@ -80,6 +81,7 @@ def study(
     name: str,
     file: Optional[str],
     numbers: Optional[str],
+    keys: Optional[str],
     data_root: Optional[str],
     output: Optional[str],
     gpus: Optional[str],
@@ -95,9 +97,10 @@ def study(
     """
     path, settings = config_path(name), [*overrides, *device_setting(gpus, cpu)]
     seeds = parse_seeds(numbers) if numbers else None
+    cells = [key.strip() for key in keys.split(",")] if keys else ()
     from . import study as studies
 
-    plan = studies.read(Path(file) if file else CONFIGS.parent / "study.yaml", seeds)
+    plan = studies.read(Path(file) if file else CONFIGS.parent / "study.yaml", seeds, cells)
     folder = Path(output) if output else Path("runs") / f"{path.stem}-study"
     options = {"data_root": data_root, "restart": restart, "allow_different": allow_different}
     studies.run(path, plan, folder, overrides=settings, **options)

@@ -23,10 +23,11 @@ class Study(NamedTuple):
     settings: Dict[str, Any]
 
 
-def read(path: Path, numbers: Optional[Sequence[int]] = None) -> Study:
-    """The study of a YAML file, with other seeds where they are given. Raises ConfsegError naming file and key.
+def read(path: Path, numbers: Optional[Sequence[int]] = None, keys: Sequence[str] = ()) -> Study:
+    """The study of a YAML file, with other seeds and with only the cells `keys`, where they are given.
 
-    What the file lays over a config is checked with it, when it is run.
+    The baseline is always kept. Raises ConfsegError naming file and key. What the file lays over a config is checked
+    with it, when it is run.
     """
     tree = read_tree(path)
     for key in tree:
@@ -37,7 +38,21 @@ def read(path: Path, numbers: Optional[Sequence[int]] = None) -> Study:
     if not numbered or len(set(found)) < len(found):
         raise ConfsegError(f"{path}: seeds: wants a list of different whole numbers of at least 0, got {found}")
     tree.pop("seeds", None)
-    return Study(tuple(found), tree)
+    return Study(tuple(found), _only(tree, keys, path) if keys else tree)
+
+
+def _only(tree: Dict[str, Any], keys: Sequence[str], path: Path) -> Dict[str, Any]:
+    """With the baseline's cell and those of `keys`, and the comparisons between them."""
+    cells, pairs = tree.get("cells"), tree.get("comparisons", [])
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells) or not isinstance(pairs, list):
+        raise ConfsegError(f"{path}: --cells wants lists of cells and comparisons there")
+    there = [str(cell.get("key")) for cell in cells]
+    for key in keys:
+        if key not in there:
+            raise ConfsegError(f"--cells: {path} has no cell {key!r}; it has {', '.join(there)}")
+    kept = {*there[:1], *keys}
+    pairs = [pair for pair in pairs if not isinstance(pair, list) or kept.issuperset(map(str, pair))]
+    return {**tree, "cells": [cell for cell, key in zip(cells, there) if key in kept], "comparisons": pairs}
 
 
 def run(

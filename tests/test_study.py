@@ -145,6 +145,34 @@ def test_seeds_of_the_option_replace_those_of_the_file(tmp_path):
     assert study.read(path, [0, 5]) == ((0, 5), {"losses": {}})
 
 
+def test_cells_of_the_option_are_kept_with_the_baseline_and_their_comparisons():
+    whole, chosen = study.read(FILE), study.read(FILE, keys=["rival_ohem", "subnets_new"])
+    assert [cell["key"] for cell in chosen.settings["cells"]] == ["subnet0_ce", "subnets_new", "rival_ohem"]
+    assert chosen.settings["comparisons"] == []
+    chosen = study.read(FILE, keys=["control_subnet0_ce", "subnets_new"])
+    assert chosen.settings["comparisons"] == [["subnets_new", "control_subnet0_ce"]]
+    rest = ("cells", "comparisons")
+    assert {k: v for k, v in chosen.settings.items() if k not in rest} == {
+        k: v for k, v in whole.settings.items() if k not in rest
+    }
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seeds: [0]", "--cells wants lists"),
+        ("seeds: [0]\ncells: [a]", "--cells wants lists"),
+        ("seeds: [0]\ncells: [{key: a}]\ncomparisons: 3", "--cells wants lists"),
+        ("seeds: [0]\ncells: [{key: a}, {}]", "has no cell 'b'; it has a, None"),
+    ],
+)
+def test_cells_that_the_file_does_not_have(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfsegError, match=message):
+        study.read(path, keys=["b"])
+
+
 @pytest.mark.parametrize("text, seeds", [("0", [0]), ("0-2,7", [0, 1, 2, 7]), (" 3 , 4 ", [3, 4])])
 def test_parse_seeds(text, seeds):
     assert parse_seeds(text) == seeds
