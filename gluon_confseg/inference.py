@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
-from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .phases import phase
 
 T = TypeVar("T")
 Arrays = Dict[str, mx.nd.NDArray]
+Labels = Dict[str, Union[mx.nd.NDArray, np.ndarray]]  # uint8 (H, W) by view, on the device or in memory
 
 _OVERLAP = 3  # neighbouring windows share one part in so many
 _SMALL = 3 * 512 * 1024  # bytes; beyond, a second queued pass's memory counts, and labels are little of the time
@@ -98,8 +99,8 @@ class Predictor:
         ((_, _, labels),) = label_all([self], [(None, image)])
         return labels
 
-    def launch(self, image: np.ndarray) -> Iterator[Optional[Arrays]]:
-        """The same on the device, in steps: None after each pass that is queued, at last the label maps.
+    def launch(self, image: np.ndarray) -> Iterator[Optional[Labels]]:
+        """The same in steps: None after each pass that is queued, at last the label maps.
 
         A step waits for the pass before it: MXNet takes a queued pass's memory at once.
         """
@@ -150,11 +151,13 @@ class Predictor:
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
         return normalize(at_scale(image, scale), self._mean, self._std)
 
-    def _on_cpu(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
-        """uint8 (H, W): what the arg max of `_parts` gives, several times as fast."""
+    def _on_cpu(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, size: Tuple[int, int]) -> np.ndarray:
+        """uint8 (H, W): what the arg max of `_parts` gives, several times as fast.
+
+        Not an NDArray again: making one waits for an operator of the next image's network.
+        """
         with phase("arg max"):
-            labels = upsampled_arg_max(scores[0].asnumpy(), self._encoder.output_stride, x.shape[2:], size)
-        return mx.nd.array(labels, dtype="uint8", ctx=self._device)
+            return upsampled_arg_max(scores[0].asnumpy(), self._encoder.output_stride, x.shape[2:], size)
 
     def _parts(self, key: str, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
         """A view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""
@@ -250,8 +253,8 @@ class _Running(Generic[T]):
 
     tag: T
     image: np.ndarray
-    steps: Iterator[Optional[Arrays]]
-    labels: Optional[Arrays] = None
+    steps: Iterator[Optional[Labels]]
+    labels: Optional[Labels] = None
 
     def step(self) -> None:
         self.labels = next(self.steps, self.labels)
@@ -263,7 +266,8 @@ def _finish(running: Deque[_Running[T]], devices: int) -> Tuple[T, np.ndarray, D
         for each in islice(running, devices):
             each.step()
     oldest = running.popleft()
-    return oldest.tag, oldest.image, {key: labels.asnumpy() for key, labels in oldest.labels.items()}
+    in_memory = {key: x if isinstance(x, np.ndarray) else x.asnumpy() for key, x in oldest.labels.items()}
+    return oldest.tag, oldest.image, in_memory
 
 
 def _fused(view: View, logits: Arrays) -> mx.nd.NDArray:
