@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import click
 from alternating import measure, ratio, table
@@ -48,8 +48,8 @@ class Stepper:
         self._process.communicate()
 
 
-def our_step(name: str) -> Tuple[Callable[[], None], int]:
-    """One step of training.step, waited for, and how many parameters it trains."""
+def our_step(name: str, side: Optional[Tuple[int, int]] = None) -> Tuple[Callable[[], None], int]:
+    """One step of training.step, waited for, and how many parameters it trains; `side`: another crop."""
     import numpy as np
 
     from gluon_confseg import training
@@ -60,10 +60,11 @@ def our_step(name: str) -> Tuple[Callable[[], None], int]:
     from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
     from gluon_confseg.nn import PixelCrossEntropy, Subnet, get_encoder
 
-    batch, side, classes, encoder_name, frozen, shape = {
+    batch, crop, classes, encoder_name, frozen, shape = {
         "small": (8, (144, 192), 11, "small", False, {"hidden": 1, "channels": 128, "dilation": 4}),
         "resnet101": (2, (160, 160), 19, "resnet101_v1b", True, {"hidden": 2, "channels": 512, "dilation": 12}),
     }[name]
+    crop = side or crop
     encoder = get_encoder(encoder_name, frozen_batchnorm=frozen)
     encoder.hybridize(static_alloc=True)
     subnet = Subnet(classes, **shape)
@@ -79,8 +80,8 @@ def our_step(name: str) -> Tuple[Callable[[], None], int]:
     for trainer in (trunk.trainer, head.trainer):
         trainer.set_learning_rate(1e-4)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(batch, 3, *side)).astype("float32")
-    labels = rng.integers(0, classes, (batch, *side)).astype("uint8")
+    images = rng.normal(size=(batch, 3, *crop)).astype("float32")
+    labels = rng.integers(0, classes, (batch, *crop)).astype("uint8")
     data = Batch(images, labels, [str(number) for number in range(batch)])
 
     def run() -> None:
