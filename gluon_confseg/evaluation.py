@@ -152,7 +152,8 @@ def evaluate(
             for (index, label), _, predictions in label_all(predictors, waiting(images(), "waiting for images")):
                 added = {key: ConfusionMatrix(number) for key, number in outputs.items()}
                 with phase("counting"):
-                    truth = {id(table): cv2.LUT(label, table) for table in output_of_label.values()}  # views share tables
+                    # views share tables
+                    truth = {id(table): cv2.LUT(label, table) for table in output_of_label.values()}
                     for key, matrix in added.items():
                         matrix.update(truth[id(output_of_label[key])], predictions[key])
                 counted = counted.and_image(dataset.ids[index], added)  # one assignment: Ctrl-C finds all of it or none

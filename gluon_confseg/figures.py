@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
+import cv2
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,9 +156,9 @@ def overlays(path: PathLike, rows: Sequence[OverlayRow], label_set: LabelSet) ->
 
 def overlay(image: np.ndarray, label: np.ndarray, label_set: LabelSet, *, opacity: float = 0.6) -> np.ndarray:
     """The classes' colours over the image in grey: uint8 HxWx3. An ignored pixel stays the grey image."""
-    grey = np.repeat((image @ np.array([0.299, 0.587, 0.114]))[:, :, None], 3, axis=2)
-    mixed = opacity * label_set.colorize(label) + (1 - opacity) * grey
-    return np.rint(np.where((label == IGNORE_LABEL)[:, :, None], grey, mixed)).astype(np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed = cv2.addWeighted(label_set.colorize(label), opacity, grey, 1 - opacity, 0)
+    return cv2.copyTo(grey, (label == IGNORE_LABEL).view(np.uint8), mixed)
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
