@@ -96,8 +96,8 @@ def study(
     it continues; seeds and cells may be added later: only the heads that are missing are trained then.
     """
     path, settings = config_path(name), [*overrides, *device_setting(gpus, cpu)]
-    seeds = parse_seeds(numbers) if numbers else None
-    cells = [key.strip() for key in keys.split(",")] if keys else ()
+    seeds = None if numbers is None else parse_seeds(numbers)
+    cells = () if keys is None else [key.strip() for key in keys.split(",")]
     from . import study as studies
 
     plan = studies.read(Path(file) if file else CONFIGS.parent / "study.yaml", seeds, cells)

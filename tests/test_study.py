@@ -173,6 +173,12 @@ def test_cells_that_the_file_does_not_have(tmp_path, text, message):
         study.read(path, keys=["b"])
 
 
+@pytest.mark.parametrize("option", ["--cells", "--seeds"])
+def test_an_empty_option_is_a_mistake_and_not_the_default(option):
+    result = CliRunner().invoke(cli.cli, ["study", "camvid", option, ""])
+    assert isinstance(result.exception, ConfsegError) and str(result.exception).startswith(option)
+
+
 @pytest.mark.parametrize("text, seeds", [("0", [0]), ("0-2,7", [0, 1, 2, 7]), (" 3 , 4 ", [3, 4])])
 def test_parse_seeds(text, seeds):
     assert parse_seeds(text) == seeds
