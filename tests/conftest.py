@@ -66,16 +66,12 @@ def root(run, cache):
 
 
 @pytest.fixture
-def confseg(monkeypatch, capfd, cache, tmp_path):
+def command_line(monkeypatch, capfd):
     """Run the command in this process: (exit code, standard output, standard error)."""
-    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.chdir(tmp_path)
-
     from gluon_confseg import cli
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["confseg", *map(str, arguments), "--cpu"])
+        monkeypatch.setattr(sys, "argv", ["confseg", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         printed = capfd.readouterr()
@@ -83,3 +79,12 @@ def confseg(monkeypatch, capfd, cache, tmp_path):
         return stop.value.code or 0, printed.out, printed.err
 
     return call
+
+
+@pytest.fixture
+def confseg(command_line, monkeypatch, cache, tmp_path):
+    """The same on the CPU, in an empty folder, with the built-in scenes of the finished run."""
+    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: command_line(*arguments, "--cpu")

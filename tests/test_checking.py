@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import tracemalloc
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from gluon_confseg import checking, cli
+from gluon_confseg import checking
 from gluon_confseg.data import base
 from gluon_confseg.places import CONFIGS
 
@@ -46,22 +45,18 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def check(monkeypatch, capfd, tmp_path):
+def check(command_line, monkeypatch, tmp_path):
     """Run the command in this process: (exit code, output, errors, problems by kind: (split, text))."""
     monkeypatch.chdir(tmp_path)
     for variable in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
         monkeypatch.delenv(variable, raising=False)
 
     def call(*arguments):
-        output = tmp_path / "found.json"
-        monkeypatch.setattr(sys, "argv", ["confseg", "check-data", "--output", str(output), *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capfd.readouterr()
-        assert "Traceback" not in printed.err
-        tree = json.loads(output.read_text()) if output.is_file() else {"problems": {}}
+        path = tmp_path / "found.json"
+        code, output, errors = command_line("check-data", "--output", path, *arguments)
+        tree = json.loads(path.read_text()) if path.is_file() else {"problems": {}}
         found = {kind: [(p["split"], p["text"]) for p in each] for kind, each in tree["problems"].items()}
-        return stop.value.code or 0, printed.out, printed.err, found
+        return code, output, errors, found
 
     return call
 

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 
-from gluon_confseg import cli
 from gluon_confseg.backend import mx
 from gluon_confseg.data import synthetic
 from gluon_confseg.places import CONFIGS
@@ -44,18 +43,14 @@ def root(drawn, tmp_path):
 
 
 @pytest.fixture
-def confseg(monkeypatch, capfd):
+def confseg(command_line):
     """Run the command in this process: (exit code, the error line)."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["confseg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        errors = capfd.readouterr().err
-        assert "Traceback" not in errors
+        code, _, errors = command_line(*arguments)
         lines = [line for line in errors.splitlines() if line.startswith("confseg: error:")]
         assert len(lines) <= 1
-        return stop.value.code or 0, lines[0] if lines else errors
+        return code, lines[0] if lines else errors
 
     return call
 

@@ -1,10 +1,8 @@
 """confseg info: parts add up to the whole, groups known or not, no weights are asked for or allocated."""
 
-import sys
-
 import pytest
 
-from gluon_confseg import cli, info
+from gluon_confseg import info
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.places import CONFIGS, config_path
@@ -17,16 +15,8 @@ def described(name, *settings, **options):
 
 
 @pytest.fixture
-def confseg(monkeypatch, capfd):
-    """Run the command in this process: (exit code, output, errors)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["confseg", "info", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return (stop.value.code or 0, *capfd.readouterr())
-
-    return call
+def confseg(command_line):
+    return lambda *arguments: command_line("info", *arguments)
 
 
 def test_parts_of_the_papers_network():

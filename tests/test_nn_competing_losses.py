@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from loss_references import COUNTS, IGNORE, run
 from scipy.optimize import minimize
 
 from gluon_confseg.backend import mx
@@ -15,27 +16,13 @@ from gluon_confseg.nn import (
     LossMaxPooling,
     OhemCrossEntropy,
     PixelCrossEntropy,
-    class_weights,
 )
 
-IGNORE = 255
-COUNTS = np.array([[60, 10, 10], [4, 10, 2], [1, 0, 3]])
 RIVALS = [kind for kind in LOSS_SETTINGS if kind not in ("cross_entropy", "recall_weighted", "confusion")]
 
 
 def make(kind, counts=COUNTS, **settings):
     return make_loss(Loss(kind=kind, **settings), ConfusionMatrix.from_counts(counts))
-
-
-def run(loss, logits, label, head=None):
-    """(loss per sample, gradient of their sum, or of their sum weighted by `head`), as numpy."""
-    loss.initialize(force_reinit=True)
-    x = mx.nd.array(logits, dtype="float32")
-    x.attach_grad()
-    with mx.autograd.record():
-        value = loss(x, mx.nd.array(label))
-    value.backward() if head is None else value.backward(mx.nd.array(head))
-    return value.asnumpy(), x.grad.asnumpy()
 
 
 def with_entropies(entropies):
@@ -284,30 +271,7 @@ def test_max_pooling_over_many_orders_of_magnitude(spread):
     assert losses.mean() < value[0] < np.sort(losses)[-2500:].mean()
 
 
-# fixed weights and priors
-
-
-def test_weights_and_prior_by_hand():
-    # f = 0.8, 0.16, 0.04
-    matrix = ConfusionMatrix.from_counts(COUNTS)
-    np.testing.assert_allclose(class_weights.inverse_frequency(matrix), [1 / 2.4, 1 / 0.48, 1 / 0.12])
-    np.testing.assert_allclose(class_weights.median_frequency(matrix), [0.2, 1, 4])
-    np.testing.assert_allclose(class_weights.log_prior(matrix), np.log([0.8, 0.16, 0.04]))
-    np.testing.assert_allclose(class_weights.recall(matrix, lam=5), [0.75 + 1.25, 0.625 + 1.875, 0.75 + 1.25])
-    # at most 10 times: the rarest counts as 0.08; 0.8 + 0.16 * 5 + 0.04 * 10 = 2
-    np.testing.assert_allclose(class_weights.inverse_frequency(matrix, max_ratio=10), [0.5, 2.5, 5])
-    np.testing.assert_allclose(class_weights.median_frequency(matrix, max_ratio=10), [0.2, 1, 2])
-
-
-@pytest.mark.parametrize("weights", [class_weights.inverse_frequency, class_weights.median_frequency])
-def test_a_class_without_pixels_has_the_largest_weight_and_changes_no_other(weights):
-    counts = np.diag([800, 160, 40, 0])
-    four, three = (weights(ConfusionMatrix.from_counts(c)) for c in (counts, counts[:3, :3]))
-    np.testing.assert_allclose(four[:3], three)
-    assert four[3] == pytest.approx(50 * four[0])
-    assert weights(ConfusionMatrix.from_counts(np.diag([10**9, 1])))[1] < 51
-    with pytest.raises(ConfsegError, match="no pixels"):
-        weights(ConfusionMatrix(3))
+# logit adjustment
 
 
 def test_a_class_without_pixels_is_pushed_down_by_the_adjusted_loss():
@@ -323,6 +287,9 @@ def test_tau_scales_the_adjustment():
     for tau in (0, 0.5, 2):
         value, _ = run(make("logit_adjusted", tau=tau), logits, label)
         np.testing.assert_allclose(value, [adjusted(logits.reshape(3, 16), label.ravel(), tau)], rtol=1e-5)
+
+
+# settings
 
 
 @pytest.mark.parametrize("kind", LOSS_SETTINGS)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from networks import image
 
 from gluon_confseg import pipeline, results
 from gluon_confseg.backend import import_gluoncv, mx, settle
@@ -28,10 +29,6 @@ CPU = [mx.cpu()]
 
 def classes(model):
     return CLASSES[model.rsplit("_", 1)[1]]
-
-
-def image(height, width, seed=0):
-    return mx.nd.array(np.random.default_rng(seed).normal(size=(1, 3, height, width)))
 
 
 def gluoncv_model(name, **options):

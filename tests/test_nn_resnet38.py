@@ -6,15 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from released_resnet38 import ROWS, SHAPES, drawn
+from released_resnet38 import HEAD, ROWS, SHAPES, drawn, reference
 
 from gluon_confseg.backend import mx
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.nn import ResNet38Encoder, Subnet, get_encoder, resnet38
 from gluon_confseg.nn.resnet38 import is_released_checkpoint, load_encoder, load_head
 from gluon_confseg.tensor_files import read_tensors
-
-HEAD = ("arg:conv6a_weight", "arg:conv6a_bias", "arg:linear19_weight", "arg:linear19_bias")
 
 
 @pytest.fixture(scope="module")
@@ -60,55 +58,6 @@ def close(got, expected, tolerance=1e-5):
     got, expected = got.asnumpy(), expected.asnumpy()
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
-
-
-def reference():
-    """The released network written out as symbols, from the facts alone: stages 1 to 4, and the logits."""
-    sym = mx.sym
-
-    def conv(x, name, width, kernel, stride=1, dilate=1, bias=False):
-        pad = ((kernel - 1) * dilate + 1) // 2
-        pairs = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "dilate": (dilate,) * 2, "pad": (pad,) * 2}
-        return sym.Convolution(x, num_filter=width, no_bias=not bias, name=name, **pairs)
-
-    def bn_relu(x, name):
-        x = sym.BatchNorm(x, eps=1.001e-5, fix_gamma=False, use_global_stats=True, name=name)
-        return sym.Activation(x, act_type="relu")
-
-    def basic(x, name, width, out, stride=1, dilate=(1, 1), project=False):
-        first = bn_relu(x, f"bn{name}_branch2a")
-        shortcut = conv(first, f"res{name}_branch1", out, 1, stride) if project else x
-        y = conv(first, f"res{name}_branch2a", width, 3, stride, dilate[0])
-        y = conv(bn_relu(y, f"bn{name}_branch2b1"), f"res{name}_branch2b1", out, 3, 1, dilate[1])
-        return shortcut + y
-
-    def bottleneck(x, name, width, middle, out, p):
-        first = bn_relu(x, f"bn{name}_branch2a")
-        y = conv(first, f"res{name}_branch2a", width, 1)
-        y = conv(bn_relu(y, f"bn{name}_branch2b1"), f"res{name}_branch2b1", middle, 3, 1, 4)
-        y = sym.Dropout(bn_relu(y, f"bn{name}_branch2b2"), p=p)
-        return conv(first, f"res{name}_branch1", out, 1) + conv(y, f"res{name}_branch2b2", out, 1)
-
-    x = conv(sym.var("data"), "conv1a", 64, 3)
-    x = basic(x, "2a", 128, 128, stride=2, project=True)
-    for name in ("2b1", "2b2"):
-        x = basic(x, name, 128, 128)
-    x = basic(x, "3a", 256, 256, stride=2, project=True)
-    for name in ("3b1", "3b2"):
-        x = basic(x, name, 256, 256)
-    level3 = x
-    x = basic(x, "4a", 512, 512, stride=2, project=True)
-    for name in ("4b1", "4b2", "4b3", "4b4", "4b5"):
-        x = basic(x, name, 512, 512)
-    level4 = x
-    x = basic(x, "5a", 512, 1024, dilate=(1, 2), project=True)
-    for name in ("5b1", "5b2"):
-        x = basic(x, name, 512, 1024, dilate=(2, 2))
-    level5 = x
-    x = bottleneck(x, "6a", 512, 1024, 2048, 0.3)
-    x = bn_relu(bottleneck(x, "7a", 1024, 2048, 4096, 0.5), "bn7")
-    hidden = sym.Activation(conv(x, "conv6a", 512, 3, 1, 12, bias=True), act_type="relu")
-    return sym.Group([level3, level4, level5, x, conv(hidden, "linear19", 19, 3, 1, 12, bias=True)])
 
 
 # names and shapes

@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import test_prediction
 from PIL import Image
 from test_import_order import run_blocked
 
-from gluon_confseg import cli, official
+from gluon_confseg import official
 from gluon_confseg.confusion import ConfusionMatrix
 from gluon_confseg.data import Cityscapes, synthetic
 from gluon_confseg.labels import CITYSCAPES
@@ -54,19 +55,10 @@ def root(drawn, tmp_path):
 
 
 @pytest.fixture
-def confseg(monkeypatch, capfd, tmp_path):
+def confseg(command_line, monkeypatch, tmp_path):
     monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["confseg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capfd.readouterr()
-        assert "Traceback" not in printed.err
-        return stop.value.code or 0, printed.out, printed.err
-
-    return call
+    return command_line
 
 
 def evaluated(confseg, root, *options):
@@ -74,11 +66,7 @@ def evaluated(confseg, root, *options):
 
 
 def refused(answer, *parts):
-    code, _, errors = answer
-    lines = [line for line in errors.splitlines() if line.startswith("confseg: error:")]
-    assert code == 2 and len(lines) == 1, errors
-    for part in parts:
-        assert str(part) in lines[0]
+    test_prediction.refused(answer, *parts)
     assert not Path("found.json").exists()
 
 

@@ -1,23 +1,16 @@
-"""The readers of files of any origin: what reads, and small whole files to start from.
+"""The readers of files of any origin: what reads, and of seeds.py what to start from.
 
 `read` may return or raise ConfsegError; anything else is a finding. Used by run.py (coverage-guided, for minutes) and
-by tests/test_hostile_files.py (hypothesis, for seconds, and the findings so far).
+by tests/test_hostile_files.py (hypothesis, for seconds) and test_hostile_run_files.py, which hold the findings so far.
 """
 
 import functools
-import io
-import json
-import struct
-import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, NamedTuple
 
 import numpy as np
-import scipy.io
-from PIL import Image
+import seeds
 
 from gluon_confseg import (
     checkpoint,
@@ -44,7 +37,6 @@ from gluon_confseg.data.decoded import DecodedFiles
 from gluon_confseg.data.folders import FolderPairs, read_classes
 from gluon_confseg.errors import ConfsegError, one_line
 from gluon_confseg.files import read_json, read_npz
-from gluon_confseg.places import CONFIGS
 from gluon_confseg.tensor_files import read_tensors
 
 
@@ -65,131 +57,6 @@ def attempt(target: Target, data: bytes, folder: Path) -> None:
         target.read(path)
     except ConfsegError as error:
         assert str(error).strip() and len(one_line(str(error))) < 4000, "one line says what is wrong"
-
-
-def _npy(array: np.ndarray) -> bytes:
-    body = io.BytesIO()
-    np.save(body, array)
-    return body.getvalue()
-
-
-def _zip(members: Dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return body.getvalue()
-
-
-def _matrix_file(counts: bytes) -> bytes:
-    """A confusion.npz whose member of counts has these bytes."""
-    description = json.dumps({"ignore_label": 255, "metadata": {"dataset": "camvid"}})
-    return _zip({"counts.npy": counts, "description.npy": _npy(np.array(description))})
-
-
-def _description_file(text: bytes) -> bytes:
-    """A confusion.npz with this description."""
-    counts = np.arange(4).reshape(2, 2)
-    return _zip({"counts.npy": _npy(counts), "description.npy": _npy(np.array(text.decode("utf-8", "replace")))})
-
-
-def _png(mode: str = "RGB", size: int = 5, **options: Any) -> bytes:
-    image = Image.new(mode, (size, size), 1 if mode in "LP1" else None)
-    body = io.BytesIO()
-    image.save(body, "PNG", **options)
-    return body.getvalue()
-
-
-def _with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks have the right checksums, so that changes get past them."""
-    result, position = bytearray(data), 8
-    while position + 12 <= len(result):
-        (length,) = struct.unpack(">I", result[position : position + 4])
-        end = position + 8 + length
-        if end + 4 > len(result):
-            break
-        result[end : end + 4] = struct.pack(">I", zlib.crc32(bytes(result[position + 4 : end])))
-        position = end + 4
-    return bytes(result)
-
-
-def _jpeg(mode: str = "RGB", **options: Any) -> bytes:
-    body = io.BytesIO()
-    Image.effect_noise((16, 24), 50).convert(mode).save(body, "JPEG", **options)
-    return body.getvalue()
-
-
-def _mat(compress: bool, **fields: Any) -> bytes:
-    body = io.BytesIO()
-    scipy.io.savemat(body, {"GTcls": fields or {"Segmentation": np.eye(4, dtype=np.uint8)}}, do_compression=compress)
-    return body.getvalue()
-
-
-def _safetensors(header: Dict[str, Any], data: bytes) -> bytes:
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-def _params() -> bytes:
-    array = struct.pack("<Ii2q2ii", 0xF993FAC9, 0, 0, 0, 0, 0, 0)
-    array = struct.pack("<IiI", 0xF993FAC9, 0, 2) + struct.pack("<2q2ii", 2, 3, 1, 0, 0) + bytes(24)
-    return struct.pack("<3Q", 0x112, 0, 1) + array + struct.pack("<2Q", 1, 1) + b"a"
-
-
-_PICKLE = (
-    b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02((X\x07\x00\x00\x00storageq\x03"
-    b"ctorch\nFloatStorage\nq\x04X\x01\x00\x00\x000q\x05X\x03\x00\x00\x00cpuq\x06K\x06tq\x07QK\x00K\x02K\x03\x86q\x08"
-    b"K\x03K\x01\x86q\t\x89ccollections\nOrderedDict\nq\n)Rq\x0btq\x0cRq\rs."
-)
-
-
-def _pth(pickled: bytes) -> bytes:
-    return _zip({"archive/data.pkl": pickled, "archive/data/0": bytes(24)})
-
-
-_CONFIG = b"""name: x
-data: {name: camvid, scale: 0.5}
-augment: {crop: [64, 96], mean: [0.4, 0.4, 0.4]}
-encoder: {name: small}
-groups: {source: [[Road, Pavement], [Car, Fence]]}
-losses: &l {ce: {kind: cross_entropy}, new: {kind: confusion, lam: 5, diagonal: one}}
-cells:
-  - {key: a, title: A, role: baseline}
-  - {key: b, title: B, subnet0: ce, subnets: new, adjustment: 1e-1}
-comparisons: [[a, b]]
-"""
-_SCALARS = b"""name: 2001-12-14t21:59:43.10-05:00
-seed: 0x1F
-data: !!map {name: !!str camvid, scale: .inf, workers: 1_000, other: 190:20:30}
-<<: {a: !!binary aGVsbG8=, b: !!set {x}, c: !!omap [{y: 1}], d: ~, e: 0b1, f: !!float 1}
-"""
-_STUDY = b"seeds: [0, 1]\nlosses: {ce: {kind: focal, gamma: 2}}\ncells: [{key: a, title: A, role: baseline}]\n"
-_CLASSES = b"""name: harbour
-images: {train: photos/train}
-labels: {train: masks/train}
-classes:
-  - water
-  - {name: quay, color: [128, 64, 128], ids: [1, 7]}
-ignore: [254]
-ignore_colors: [[1, 2, 3]]
-"""
-
-
-def _results() -> bytes:
-    cell = {"key": "a", "title": "A", "role": "baseline", "paper": None, "miou": 1.0, "pixel_accuracy": 1.0}
-    cell.update(mean_recall=1.0, iou=[1.0, 1.0], confusion=[[3, 0], [0, 4]])
-    images = {"split": "val", "images": 1, "fingerprint": "0"}
-    dataset = {"name": "camvid", "source": "option", "train": images, "val": images, "confusion_images": "train"}
-    group = {"classes": ["road", "sky"], "reason": "r"}
-    subnet = {"group": 1, "loss": "new", "miou_group": 0.5, "baseline_miou_group": 0.6}
-    tree = {"format": 1, "name": "x", "seed": 0, "dataset": dataset, "classes": ["road", "sky"], "groups": [group]}
-    tree.update(cells=[cell], subnets=[subnet], seconds={"a": 1.5}, versions={"v": "1"}, config={"b": [1, {}]})
-    return json.dumps(tree).encode()
-
-
-def _labels() -> bytes:
-    tree = {"name": "x", "classes": ["a", "b"], "colors": [[0, 1, 2], [3, 4, 5]], "raw_ids": {"0": 0, "7": 255}}
-    return json.dumps(tree).encode()
 
 
 def _read_results(path: Path) -> None:
@@ -215,18 +82,6 @@ def _read_image(path: Path) -> None:
     read_image(path)
 
 
-def _clip() -> bytes:
-    import cv2
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "clip.avi")
-        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (16, 16))
-        for value in (0, 200):
-            writer.write(np.full((16, 16, 3), value, np.uint8))
-        writer.release()
-        return Path(path).read_bytes()
-
-
 def _read_clip(path: Path) -> None:
     (clip,) = video.find_clips([path])
     for number, _ in video._frames(clip):
@@ -235,24 +90,6 @@ def _read_clip(path: Path) -> None:
 
 
 _HEADS = [SimpleNamespace(name=name, block=SimpleNamespace(subnet=SimpleNamespace(num_outputs=2))) for name in "ab"]
-_VALUES = {"0.0.value": np.eye(2, dtype=np.float32), "0.0.momentum": np.ones((2, 2), np.float32)}
-
-
-def _meta() -> bytes:
-    """What a checkpoint within an epoch of a joint training says."""
-    metrics = {"losses": {"a": 1.5, "b": 0.0}, "counts": {"a": [[1, 2], [0, 4]], "b": [[0, 0], [0, 0]]}}
-    metrics.update(norms={"a": 0.5, "b": 0.25}, samples=6)
-    tree = {"epoch": 1, "update": 2, "seconds": 3.5, "loss_scales": [{"value": 65536.0, "steady": 3, "patience": 2000}]}
-    tree.update(metrics=metrics, course={"confusion": [[1.5, 0.0], [0.0, 2.5]], "pulls": [[1.0, 0.5]]})
-    return json.dumps(tree).encode()
-
-
-def _checkpoint_file(meta: bytes) -> bytes:
-    return _arrays_file(meta=np.frombuffer(meta, np.uint8), **_VALUES)
-
-
-def _arrays_file(**arrays: np.ndarray) -> bytes:
-    return _zip({f"{name}.npy": _npy(array) for name, array in arrays.items()})
 
 
 @functools.lru_cache(maxsize=None)
@@ -264,7 +101,7 @@ def _trainer() -> mx.gluon.Trainer:
 
 def _read_checkpoint(path: Path) -> None:
     """As a training that continues does; beside the file lies the one before it, which is whole."""
-    path.with_name(f"previous-{path.name}").write_bytes(_checkpoint_file(_meta()))
+    path.with_name(f"previous-{path.name}").write_bytes(seeds.checkpoint_file(seeds.checkpoint_meta()))
     meta = checkpoint.Kept(path, [_trainer()]).load()
     assert checkpoint.newest_meta(path) == meta
     settings = config.Joint(subnet0="ce", subnets="new", plain_epochs=1)
@@ -309,49 +146,42 @@ def _read_samples(path: Path) -> None:
     reporting._overlay_rows(_Report(path.parent), found)
 
 
-def _samples() -> bytes:
-    image, label = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)
-    return _arrays_file(**{"0/image": image, "0/label": label, "0/a": label, "0/id": np.array("x")})
-
-
-def _settings() -> bytes:
-    return json.dumps(config.to_tree(config.load(CONFIGS / "camvid.yaml"))).encode()
-
-
-_PNGS = [_png(), _png("L"), _png("P"), _png("1"), _png("RGBA"), _png("I;16"), _png(interlace=1, icc_profile=b"x" * 9)]
-
 TARGETS: Dict[str, Target] = {
-    "config": Target(".yaml", config.load, [_CONFIG, _SCALARS, b"_base_: file.yaml\nname: x\n"]),
-    "study": Target(".yaml", study.read, [_STUDY]),
-    "classes": Target(".yaml", read_classes, [_CLASSES, b"[a, b]"]),
+    "config": Target(".yaml", config.load, [seeds.CONFIG, seeds.SCALARS, b"_base_: file.yaml\nname: x\n"]),
+    "study": Target(".yaml", study.read, [seeds.STUDY]),
+    "classes": Target(".yaml", read_classes, [seeds.CLASSES, b"[a, b]"]),
     "class_list": Target(".txt", read_classes, [b"road\nsky\n"]),
-    "dataset": Target(".yaml", lambda path: FolderPairs(path, "train"), [_CLASSES]),
+    "dataset": Target(".yaml", lambda path: FolderPairs(path, "train"), [seeds.CLASSES]),
     "groups": Target(".yaml", _read_groups, [b"- {classes: [Road, Pavement], reason: r}\n"]),
     "list": Target(".txt", read_list, [b"a\n\n b \n"]),
     "json": Target(".json", read_json, [b'{"a": [1, 2.5, null, "\\u00e4"]}', b"[[[]]]"]),
-    "results": Target(".json", _read_results, [_results()]),
-    "labels": Target(".json", run._read_labels, [_labels()]),
+    "results": Target(".json", _read_results, [seeds.results()]),
+    "labels": Target(".json", run._read_labels, [seeds.label_set()]),
     "manifest": Target(".json", manifests.read, [b'{"made_from": {}, "outputs": {"a": "0"}, "seconds": 1}']),
-    "settings": Target(".json", lambda path: config.parse(read_json(path), str(path)), [_settings()]),
+    "settings": Target(".json", lambda path: config.parse(read_json(path), str(path)), [seeds.settings()]),
     "records": Target(
         ".json", manifests.read_records, [b'{"a.params": {"made_from": {"seed": 0}, "sha256": "0", "seconds": 1.5}}']
     ),
     "begun": Target(
         ".json", manifests.read_begun, [b'{"made_from": {"cells": [{"key": "a"}]}, "versions": {"numpy": "1"}}']
     ),
-    "checkpoint": Target(".npz", _read_checkpoint, [_checkpoint_file(_meta())]),
-    "checkpoint_meta": Target(".npz", _read_checkpoint, [_meta(), b'{"epoch": 3, "seconds": 1}'], _checkpoint_file),
+    "checkpoint": Target(".npz", _read_checkpoint, [seeds.checkpoint_file(seeds.checkpoint_meta())]),
+    "checkpoint_meta": Target(
+        ".npz", _read_checkpoint, [seeds.checkpoint_meta(), b'{"epoch": 3, "seconds": 1}'], seeds.checkpoint_file
+    ),
     "checkpoint_array": Target(
         ".npz",
         _read_checkpoint,
-        [_npy(np.eye(2, dtype=np.float32))],
-        lambda data: _zip({"meta.npy": _npy(np.frombuffer(_meta(), np.uint8)), "0.0.value.npy": data}),
+        [seeds.npy(np.eye(2, dtype=np.float32))],
+        lambda data: seeds.zipped(
+            {"meta.npy": seeds.npy(np.frombuffer(seeds.checkpoint_meta(), np.uint8)), "0.0.value.npy": data}
+        ),
     ),
     "state": Target(
         ".npz",
         _read_state,
         [b'{"key": "key", "ids": ["x", "y"]}'],
-        lambda text: _arrays_file(meta=np.array(text.decode("utf-8", "replace")), a=np.eye(2, dtype=int)),
+        lambda text: seeds.arrays_file(meta=np.array(text.decode("utf-8", "replace")), a=np.eye(2, dtype=int)),
     ),
     "label_counts": Target(
         ".json", _read_label_counts, [b'{"train": {"fingerprint": "0", "pixels": [6, 0], "largest": [2, 3]}}']
@@ -360,33 +190,43 @@ TARGETS: Dict[str, Target] = {
     "decoded": Target(
         ".npz",
         _read_decoded,
-        [_npy(np.zeros((2, 3, 3), np.uint8))],
-        lambda image: _zip({"image.npy": image, "label.npy": _npy(np.zeros((2, 3), np.uint8))}),
+        [seeds.npy(np.zeros((2, 3, 3), np.uint8))],
+        lambda image: seeds.zipped({"image.npy": image, "label.npy": seeds.npy(np.zeros((2, 3), np.uint8))}),
     ),
-    "counts": Target(".npz", _read_counts, [_npy(np.eye(2, dtype=int))], lambda data: _zip({"a.npy": data})),
-    "samples": Target(".npz", _read_samples, [_samples()]),
-    "npz": Target(".npz", read_npz, [_zip({"a.npy": _npy(np.eye(3))}), _zip({"b.npy": _npy(np.array("x"))}, 8)]),
-    "npy": Target(".npz", read_npz, [_npy(np.eye(3)), _npy(np.array("x"))], lambda data: _zip({"a.npy": data})),
-    "matrix": Target(".npz", confusion_files.read, [_npy(np.arange(121).reshape(11, 11))], _matrix_file),
+    "counts": Target(
+        ".npz", _read_counts, [seeds.npy(np.eye(2, dtype=int))], lambda data: seeds.zipped({"a.npy": data})
+    ),
+    "samples": Target(".npz", _read_samples, [seeds.samples()]),
+    "npz": Target(
+        ".npz",
+        read_npz,
+        [seeds.zipped({"a.npy": seeds.npy(np.eye(3))}), seeds.zipped({"b.npy": seeds.npy(np.array("x"))}, 8)],
+    ),
+    "npy": Target(
+        ".npz", read_npz, [seeds.npy(np.eye(3)), seeds.npy(np.array("x"))], lambda data: seeds.zipped({"a.npy": data})
+    ),
+    "matrix": Target(".npz", confusion_files.read, [seeds.npy(np.arange(121).reshape(11, 11))], seeds.matrix_file),
     "description": Target(
         ".npz",
         confusion_files.read,
         [b'{"ignore_label": 255, "metadata": {"classes": "[\\"a\\", \\"b\\"]"}}'],
-        _description_file,
+        seeds.description_file,
     ),
     "csv": Target(".csv", confusion_files.read, [b"truth,a,b\na,1,2\nb,3,4\n", b"a;b\n1;2\n3;4e0\n", b"1\t2\n3\t4\n"]),
-    "params": Target(".params", read_tensors, [_params()]),
+    "params": Target(".params", read_tensors, [seeds.params()]),
     "safetensors": Target(
         ".safetensors",
         read_tensors,
-        [_safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8))],
+        [seeds.safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8))],
     ),
-    "pth": Target(".pth", read_tensors, [_pth(_PICKLE)]),
-    "pickle": Target(".pth", read_tensors, [_PICKLE], _pth),
-    "image": Target(".png", _read_image, [*_PNGS, _jpeg(), _jpeg("L", progressive=True), _jpeg("CMYK")]),
-    "png": Target(".png", _read_image, _PNGS, _with_checksums),
-    "label": Target(".png", read_label_png, _PNGS[1:], _with_checksums),
-    "label_map": Target(".png", _read_label_map, _PNGS, _with_checksums),
-    "mat": Target(".mat", voc._read_mat, [_mat(False), _mat(True), _mat(False, Boundaries=np.eye(2))]),
-    "video": Target(".avi", _read_clip, [_clip()]),
+    "pth": Target(".pth", read_tensors, [seeds.pth(seeds.PICKLE)]),
+    "pickle": Target(".pth", read_tensors, [seeds.PICKLE], seeds.pth),
+    "image": Target(
+        ".png", _read_image, [*seeds.PNGS, seeds.jpeg(), seeds.jpeg("L", progressive=True), seeds.jpeg("CMYK")]
+    ),
+    "png": Target(".png", _read_image, seeds.PNGS, seeds.with_checksums),
+    "label": Target(".png", read_label_png, seeds.PNGS[1:], seeds.with_checksums),
+    "label_map": Target(".png", _read_label_map, seeds.PNGS, seeds.with_checksums),
+    "mat": Target(".mat", voc._read_mat, [seeds.mat(False), seeds.mat(True), seeds.mat(False, Boundaries=np.eye(2))]),
+    "video": Target(".avi", _read_clip, [seeds.clip()]),
 }
