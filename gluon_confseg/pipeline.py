@@ -10,7 +10,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import config, launching, preflight, results
 from .backend import devices, versions
-from .chain import keep_changed, refuse_changed, run_stage
+from .chain import run_stage
+from .changes import keep_changed, refuse_changed
 from .config_tree import batch_size_of_file
 from .data import check_disjoint, find_root
 from .data.base import SegmentationDataset

@@ -1,4 +1,4 @@
-"""The stages of a run: files in, files out. The chain that runs, skips and resumes them is in pipeline.py."""
+"""The stages of a run: files in, files out. What runs, skips and resumes them is in chain.py."""
 
 import logging
 from dataclasses import dataclass, field
@@ -83,6 +83,10 @@ class Stage:
     data: Tuple[str, ...] = field(default=("train",))
     files: Optional[Callable[[Run, Origin], Dict[str, Origin]]] = None
     shared: bool = True
+
+    def make(self, run: Run, parts: Sequence[str]) -> List[str]:
+        """Do the work; returns the names of the files. `parts`: those to be made, of files that are made one by one."""
+        return self.work(run) if self.files is None else self.work(run, parts)
 
 
 def train_baseline(run: Run) -> List[str]:

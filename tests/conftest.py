@@ -65,6 +65,28 @@ def root(run, cache):
     return found
 
 
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory):
+    """Two training images and one for validation, of CamVid's form."""
+    from gluon_confseg.data import open_dataset, synthetic
+
+    root = synthetic.ensure("camvid", tmp_path_factory.mktemp("data") / "d", train=2, val=1, size=(32, 32), seed=0)
+    return [open_dataset("camvid", root, split) for split in ("train", "val")]
+
+
+@pytest.fixture
+def opened(splits, tmp_path):
+    """A run with overrides of settings, always in the same folder, in which nothing has been done yet."""
+    from gluon_confseg import config, run
+    from gluon_confseg.places import CONFIGS
+
+    def get(*overrides):
+        settings = config.load(CONFIGS / "camvid.yaml", overrides)
+        return run.Run(settings, tmp_path, splits[0].labels, [], *splits, "built-in")
+
+    return get
+
+
 @pytest.fixture
 def command_line(monkeypatch, capfd):
     """Run the command in this process: (exit code, standard output, standard error)."""

@@ -17,9 +17,9 @@ ORDER = (
     "config_losses config_cells config_joint config_tree config data preflight nn complexity checkpoint passes "
     "feature_gradients mixed_precision batchnorm heads epoch_metrics course training inference evaluation run "
     "manifests origins loss_weights building results seeds paper_tables figures page reporting fitting joint "
-    "sharing stages chain info pipeline study using video prediction evaluating official export labelmaps counting "
-    "confusion_files comparing grouping checking cli_options cli_checks cli_labelmaps cli_results cli_training "
-    "cli_using cli"
+    "sharing stages ledger changes chain info pipeline study using video prediction evaluating official export "
+    "labelmaps counting confusion_files comparing grouping checking cli_options cli_checks cli_labelmaps cli_results "
+    "cli_training cli_using cli"
 ).split()
 WITHOUT_MXNET = (
     "errors options packages places cuda launching npz_sizes plain_data files yaml_files table tensor_base "
