@@ -56,8 +56,7 @@ def _results(run: Run) -> dict:
         ).model_dump(mode="json")
         for cell in config.cells
     ]
-    baseline, now = counted[config.cells[0].key], versions()
-    others = other_versions(run, now)
+    baseline = counted[config.cells[0].key]
     subnets = [
         {
             "group": name.subnet,
@@ -83,33 +82,26 @@ def _results(run: Run) -> dict:
         "paper_table": config.paper_table,
         "cells": cells,
         "subnets": subnets,
-        "seconds": seconds_of(run),
-        "versions": {**now, **({"stages": others} if others else {})},
-        "in_spite_of": accepted_differences(run),
+        **of_stages(run),
         "config": to_tree(config),
     }
 
 
-def seconds_of(run: TrainedRun) -> Dict[str, float]:
-    """Wall-clock seconds of the finished stages."""
-    return {stage: tree["seconds"] for stage, tree in _finished(run).items()}
+def of_stages(run: TrainedRun) -> Dict[str, Any]:
+    """What the finished stages say of themselves: `seconds`, `versions` and `in_spite_of` of results.json.
 
-
-def accepted_differences(run: TrainedRun) -> Dict[str, List[str]]:
-    """The differences that finished stages were kept or continued in spite of, by stage."""
-    found = {stage: tree.get("in_spite_of") for stage, tree in _finished(run).items()}
-    return {stage: differences for stage, differences in found.items() if differences}
-
-
-def other_versions(run: TrainedRun, now: Dict[str, str]) -> Dict[str, Dict[str, str]]:
-    """Versions of the packages that finished stages were made with, where they are not those of `now`, by stage."""
-    found = {stage: tree.get("versions", now) for stage, tree in _finished(run).items()}
-    return {stage: versions for stage, versions in found.items() if versions != now}
-
-
-def _finished(run: TrainedRun) -> Dict[str, Dict[str, Any]]:
+    Seconds are wall-clock time, by stage. Versions are those of now, and under "stages", by stage, others that it was
+    made with. `in_spite_of` has, by stage, the differences that it was kept or continued in spite of.
+    """
     paths = {stage: manifest_path(run.folder, stage) for stage in stage_names(run.config)}
-    return {stage: manifests.read(path) for stage, path in paths.items() if path.exists()}
+    found = {stage: manifests.read(path) for stage, path in paths.items() if path.exists()}
+    now = versions()
+    others = {stage: tree["versions"] for stage, tree in found.items() if tree.get("versions", now) != now}
+    return {
+        "seconds": {stage: tree["seconds"] for stage, tree in found.items()},
+        "versions": {**now, **({"stages": others} if others else {})},
+        "in_spite_of": {stage: tree["in_spite_of"] for stage, tree in found.items() if tree.get("in_spite_of")},
+    }
 
 
 def _images(dataset: SegmentationDataset) -> dict:

@@ -39,7 +39,8 @@ def test_a_finished_stage_stays_with_other_versions(opened, monkeypatch):
     with_versions(monkeypatch, mxnet="1.9.2")
     changes.refuse_changed(opened())
     begin(opened())
-    assert reporting.other_versions(opened(), ledger.versions()) == {"baseline": before}
+    monkeypatch.setattr(reporting, "versions", ledger.versions)
+    assert reporting.of_stages(opened())["versions"] == {**ledger.versions(), "stages": {"baseline": before}}
 
 
 def test_nothing_is_refused_where_there_is_nothing_to_lose(opened):
@@ -55,13 +56,13 @@ def test_what_is_kept_in_spite_of_differences_is_noted(opened, caplog):
     other = opened("seed=3")
     changes.keep_changed(other)
     assert "baseline: finished before, and kept in spite of seed: 0 -> 3" in caplog.text and not report.exists()
-    assert reporting.accepted_differences(other) == {"baseline": ["seed: 0 -> 3"]}
+    assert reporting.of_stages(other)["in_spite_of"] == {"baseline": ["seed: 0 -> 3"]}
     changes.refuse_changed(other)  # it has been accepted
     begin(other)
     with pytest.raises(ConfsegError, match="seed: 3 -> 0"):
         changes.refuse_changed(opened())
     assert work(opened()) == [False]  # --restart: the note goes
-    assert reporting.accepted_differences(other) == {}
+    assert reporting.of_stages(other)["in_spite_of"] == {}
 
 
 def test_what_is_continued_in_spite_of_differences_is_noted(opened, monkeypatch):
@@ -69,7 +70,7 @@ def test_what_is_continued_in_spite_of_differences_is_noted(opened, monkeypatch)
     with_versions(monkeypatch, mxnet="1.9.2")
     changes.keep_changed(opened("baseline.learning_rate=0.5"))
     assert work(opened("baseline.learning_rate=0.5")) == [True]
-    changed = reporting.accepted_differences(opened())["baseline"]
+    changed = reporting.of_stages(opened())["in_spite_of"]["baseline"]
     assert changed[0] == "baseline.learning_rate: 0.03 -> 0.5"
     assert changed[1].startswith("mxnet ") and changed[1].endswith("-> 1.9.2")
 
@@ -87,13 +88,7 @@ def test_an_output_that_was_changed_is_refused(opened):
 def test_a_damaged_manifest_is_named_by_all_who_read_it(opened):
     work(opened())
     write_text(run.manifest_path(opened().folder, "baseline"), '{"made_from": {}, "outputs": {}}')
-    for read in (
-        changes.refuse_changed,
-        changes.keep_changed,
-        begin,
-        reporting.seconds_of,
-        reporting.accepted_differences,
-    ):
+    for read in (changes.refuse_changed, changes.keep_changed, begin, reporting.of_stages):
         with pytest.raises(ConfsegError, match="baseline.json does not say what its stage was made from .seconds."):
             read(opened())
 
