@@ -15,7 +15,7 @@ from .mixed_precision import half_type
 from .passes import describe_batch, split_batch
 from .places import decoded_folder
 from .run import Run, checkpoint_path
-from .training import fit
+from .training import Training, fit, loss_scales
 
 _log = logging.getLogger(__name__)
 
@@ -58,21 +58,19 @@ def fit_heads(
                 *(stage, epoch + 1, schedule.epochs, head.name, metrics.loss(head.name), miou),
             )
 
-    fit(
+    training = Training(
         loader,
         trunk,
         heads,
-        devices=run.devices,
-        schedule=schedule,
-        checkpoint_path=checkpoint_path(run.folder, stage),
-        title=stage,
+        course or Course(heads),
+        run.devices,
+        schedule,
         first_epoch=first_epoch,
-        amp=run.config.amp,
+        scales=loss_scales(trunk, heads) if run.config.amp else None,
         seed=run.config.seed,
-        course=course,
         job=run.job,
-        on_epoch=on_epoch,
     )
+    fit(training, checkpoint_path(run.folder, stage), stage, on_epoch=on_epoch)
 
 
 def _log_batch(run: Run, trunk: Trunk, heads: List[Head], schedule: Schedule, stage: str) -> None:

@@ -4,13 +4,11 @@ import contextlib
 import logging
 import time
 import zlib
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from tqdm import tqdm
 
 from . import checkpoint, interrupts, progress
 from .backend import mx
@@ -182,166 +180,165 @@ def _trained(trainers: Sequence[mx.gluon.Trainer]) -> List[mx.gluon.Parameter]:
     return [parameter for trainer in trainers for parameter in trainer._params if parameter.grad_req != "null"]
 
 
-def run_epoch(
-    epoch: int,
-    batches: Iterator[Batch],
-    trunk: Trunk,
-    course: Course,
-    *,
-    devices: Sequence[mx.Context],
-    schedule: Schedule,
-    updates: int,
-    metrics: EpochMetrics,
-    bar: tqdm,
-    first: int = 0,
-    scales: Optional[Sequence[LossScale]] = None,
-    seed: int = 0,
-    job: Job = ALONE,
-    on_update: Callable[[int], None] = lambda update: None,
-) -> None:
-    """Steps `first` to `updates` of epoch `epoch`; what they give is added to `metrics`.
+@dataclass(frozen=True)
+class Training:
+    """What stays the same through a training.
 
-    Random operators (dropout) draw from `seed`, epoch and step. `on_update` is told the number of finished steps.
-    ConfsegError where a loss is not finite, naming epoch, update and images, and where mixed precision's gradients
-    overflow at every loss scale down to 1.
+    Parameters
+    ----------
+    loader : the images; of several workers, it gives each its part of a batch
+    trunk, heads : what is trained, in mixed precision where there are `scales`
+    course : what becomes of the heads on the way
+    first_epoch : offsets the epoch number that seeds shuffling and augmentation, so that a second stage sees new crops
+    scales : those of `loss_scales`; None without mixed precision
+    seed : that of random operators (dropout)
     """
-    heads = course.heads(epoch)
+
+    loader: TrainLoader
+    trunk: Trunk
+    heads: Sequence[Head]
+    course: Course
+    devices: Sequence[mx.Context]
+    schedule: Schedule
+    first_epoch: int = 0
+    scales: Optional[Sequence[LossScale]] = None
+    seed: int = 0
+    job: Job = ALONE
+
+    @property
+    def updates(self) -> int:
+        """Those of an epoch."""
+        return min(len(self.loader), self.schedule.max_updates_per_epoch or len(self.loader))
+
+    @property
+    def trainers(self) -> List[mx.gluon.Trainer]:
+        return _trainers(self.trunk, self.heads)
+
+
+def run_epoch(training: Training, epoch: int, first: int, metrics: EpochMetrics) -> Iterator[int]:
+    """Take the steps of an epoch (from 0) from number `first` on; yields after each how many are done.
+
+    What they give is added to `metrics`. Random operators (dropout) draw from seed, epoch and step. ConfsegError where
+    a loss is not finite, naming epoch, update and images, and where mixed precision's gradients overflow at every loss
+    scale down to 1.
+    """
+    trunk, schedule, updates = training.trunk, training.schedule, training.updates
+    heads = training.course.heads(epoch)
+    batches = training.loader.epoch(training.first_epoch + epoch, first)
     for index, batch in zip(range(first, updates), waiting(batches, "waiting for images")):
         factor = learning_rate_factor(epoch * updates + index, schedule.epochs * updates, schedule.warmup)
         if trunk.trainer is not None:
             trunk.trainer.set_learning_rate(factor * trunk.learning_rate)
         for head in heads:
             head.trainer.set_learning_rate(factor * head.learning_rate)
-        mx.random.seed(zlib.crc32(f"{seed}/{epoch}/{index}".encode()) & 0x7FFFFFFF)
-        stepped = step(batch, trunk, heads, devices, schedule, scales, job)
-        where = f"in epoch {epoch + 1}, update {index + 1} (images {', '.join(batch.ids)}); lower the learning rate"
-        where += "" if scales is None else ", or set amp: false"
-        bad = [head.name for head, loss in zip(heads, stepped.losses) if not np.isfinite(loss).all()]
-        if bad:
-            raise ConfsegError(f"the loss of {', '.join(bad)} is not finite {where}")
-        bad = [head.name for head, scale in zip(heads, scales or ()) if scale.value < 1]
-        if bad:
-            raise ConfsegError(f"the gradients of {', '.join(bad)} overflow at every loss scale {where}")
+        mx.random.seed(zlib.crc32(f"{training.seed}/{epoch}/{index}".encode()) & 0x7FFFFFFF)
+        stepped = step(batch, trunk, heads, training.devices, schedule, training.scales, training.job)
+        _require_finite(stepped, heads, training.scales, f"epoch {epoch + 1}, update {index + 1}", batch)
         with phase("metrics"):
-            course.after_update(epoch, metrics.add(heads, batch, *stepped))
-        if index % 10 == 9 or index == updates - 1:
-            bar.set_postfix(metrics.summary(), refresh=False)
-        bar.update()
-        on_update(index + 1)
+            training.course.after_update(epoch, metrics.add(heads, batch, *stepped))
+        yield index + 1
 
 
-class _Saving:
-    """Writes a training's checkpoints: where it is (epoch, update), and what is not in the trainers."""
+def _require_finite(
+    stepped: Stepped, heads: Sequence[Head], scales: Optional[Sequence[LossScale]], when: str, batch: Batch
+) -> None:
+    where = f"in {when} (images {', '.join(batch.ids)}); lower the learning rate"
+    where += "" if scales is None else ", or set amp: false"
+    bad = [head.name for head, loss in zip(heads, stepped.losses) if not np.isfinite(loss).all()]
+    if bad:
+        raise ConfsegError(f"the loss of {', '.join(bad)} is not finite {where}")
+    bad = [head.name for head, scale in zip(heads, scales or ()) if scale.value < 1]
+    if bad:
+        raise ConfsegError(f"the gradients of {', '.join(bad)} overflow at every loss scale {where}")
 
-    def __init__(
-        self, kept: checkpoint.Kept, scales: Optional[Sequence[LossScale]], course: Course, seconds: float, job: Job
-    ):
-        self._kept, self._scales, self._course, self._job = kept, scales or (), course, job
-        self._begun = time.monotonic() - seconds
-        self._saved = time.monotonic()
 
-    def after_update(
-        self, epoch: int, metrics: EpochMetrics, updates: int, interrupted: Callable[[], bool], update: int
-    ) -> None:
-        """Within an epoch of `updates`: save where it is time to; save and stop where the user wants to stop."""
-        stop = interrupted()
-        if update < updates and (stop or self._due()):
+class _Checkpoints:
+    """A training's checkpoints: where it is (epoch, update), and what is not in the trainers."""
+
+    def __init__(self, training: Training, path: Path):
+        self._training, self._path = training, path
+        self._kept = checkpoint.Kept(path, training.trainers)
+        self._begun = self._saved = time.monotonic()
+
+    def restore(self, title: str) -> Tuple[int, int, EpochMetrics]:
+        """Continue from the newest checkpoint, if there is one: finished epochs, updates of the next, its metrics."""
+        job, heads = self._training.job, self._training.heads
+        found = self._kept.load()
+        done = {"epoch": 0, "update": 0, "seconds": 0.0, **found}
+        job.require_same(f"the {title} checkpoint", done, "all workers must see the same folder: start it again")
+        job.same_start(self._training.trainers)
+        for scale, saved in zip(self._training.scales or (), done.get("loss_scales", ())):
+            scale.value, scale.steady = saved["value"], saved["steady"]
+        begun = self._restore_epoch(found) if found else None
+        self._begun -= done["seconds"]
+        return done["epoch"], done["update"], begun if begun and job.first else EpochMetrics.empty(heads)
+
+    def _restore_epoch(self, meta: Dict[str, Any]) -> Optional[EpochMetrics]:
+        """Restore the course; returns what was measured of an epoch that a checkpoint is within, or None."""
+        try:
+            self._training.course.restore(meta.get("course", {}))
+            return EpochMetrics.from_tree(meta.get("metrics"), self._training.heads) if meta.get("update") else None
+        except ConfsegError as error:
+            message = f"{self._path} belongs to another training ({error}); delete it and run again"
+            raise ConfsegError(message) from error
+
+    def within_epoch(self, epoch: int, update: int, metrics: EpochMetrics, stop: bool) -> None:
+        """Save where it is time to; save and stop where the user wants to stop."""
+        if stop or self._due():
             self.save(epoch, update, metrics)
-        if update < updates and stop:
+        if stop:
             raise KeyboardInterrupt
 
     def _due(self) -> bool:
         """Of several workers none would know when the others save."""
-        return self._job.count == 1 and time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        return self._training.job.count == 1 and time.monotonic() - self._saved >= CHECKPOINT_SECONDS
 
     def save(self, epoch: int, update: int, metrics: EpochMetrics) -> None:
-        if not self._job.first:
+        if not self._training.job.first:
             return
-        state = {"epoch": epoch, "update": update, "loss_scales": [asdict(scale) for scale in self._scales]}
-        state.update(metrics=metrics.to_tree() if update else None, course=self._course.state())
+        scales = [asdict(scale) for scale in self._training.scales or ()]
+        state = {"epoch": epoch, "update": update, "loss_scales": scales}
+        state.update(metrics=metrics.to_tree() if update else None, course=self._training.course.state())
         with phase("checkpoints"):
             self._kept.save({**state, "seconds": time.monotonic() - self._begun})
         self._saved = time.monotonic()
 
 
-def _restore_epoch(meta: Dict[str, Any], heads: Sequence[Head], course: Course, path: Path) -> Optional[EpochMetrics]:
-    """Restore the course; returns what was measured of an epoch that a checkpoint is within, None between epochs."""
-    try:
-        course.restore(meta.get("course", {}))
-        return EpochMetrics.from_tree(meta.get("metrics"), heads) if meta.get("update") else None
-    except ConfsegError as error:
-        raise ConfsegError(f"{path} belongs to another training ({error}); delete it and run again") from error
-
-
 def fit(
-    loader: TrainLoader,
-    trunk: Trunk,
-    heads: Sequence[Head],
-    *,
-    devices: Sequence[mx.Context],
-    schedule: Schedule,
+    training: Training,
     checkpoint_path: Path,
     title: str,
-    first_epoch: int = 0,
-    amp: bool = False,
-    course: Optional[Course] = None,
-    seed: int = 0,
-    job: Job = ALONE,
+    *,
     on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
 ) -> None:
-    """Train for schedule.epochs, continuing from `checkpoint_path` where it exists.
+    """Train for the schedule's epochs, continuing from `checkpoint_path` where it exists.
 
     A checkpoint is written after every epoch, every CHECKPOINT_SECONDS within one, and at Ctrl-C, after the update
-    that it comes in; where it was written changes no number. `first_epoch` offsets the epoch number that seeds
-    shuffling and augmentation, so that a second stage sees new crops; `seed` is that of random operators (dropout).
-    `amp` scales the losses, for a trunk and heads in mixed precision. `course` says what becomes of the heads on the
-    way; by default, nothing. Of several workers of a `job` all read the checkpoint, and the first writes it, after
-    epochs only; the loader gives each its part of a batch. Raises KeyboardInterrupt after Ctrl-C.
+    that it comes in; where it was written changes no number. Of several workers all read the checkpoint, and the first
+    writes it, after epochs only. Raises KeyboardInterrupt after Ctrl-C.
     """
-    course = course or Course(heads)
-    updates = min(len(loader), schedule.max_updates_per_epoch or len(loader))
-    trainers = _trainers(trunk, heads)
-    kept = checkpoint.Kept(checkpoint_path, trainers)
-    found = kept.load()
-    done = {"epoch": 0, "update": 0, "seconds": 0.0, **found}
-    job.require_same(f"the {title} checkpoint", done, "all workers must see the same folder: start it again")
-    job.same_start(trainers)
-    scales = loss_scales(trunk, heads) if amp else None
-    for scale, saved in zip(scales or (), done.get("loss_scales", ())):
-        scale.value, scale.steady = saved["value"], saved["steady"]
-    begun = _restore_epoch(found, heads, course, checkpoint_path) if found else None
-    start, first = done["epoch"], done["update"]
+    job, epochs, updates = training.job, training.schedule.epochs, training.updates
+    trunk, heads = training.trunk, training.heads
+    checkpoints = _Checkpoints(training, checkpoint_path)
+    start, first, metrics = checkpoints.restore(title)
     if start or first:
         within = f", update {first} of {updates} of the next" if first else ""
-        _log.info("%s: continuing after epoch %d of %d%s", title, start, schedule.epochs, within)
-    saving = _Saving(kept, scales, course, done["seconds"], job)
-    total, initial = schedule.epochs * updates, start * updates + first
-    bar = progress.bar(total, title, "update", initial=initial, shown=job.first)
+        _log.info("%s: continuing after epoch %d of %d%s", title, start, epochs, within)
+    bar = progress.bar(epochs * updates, title, "update", initial=start * updates + first, shown=job.first)
     with bar, interrupts.postponed() if job.count == 1 else contextlib.nullcontext(lambda: False) as interrupted:
-        for epoch in range(start, schedule.epochs):
-            metrics = begun if begun and first and job.first else EpochMetrics.empty(heads)
-            run_epoch(
-                epoch,
-                loader.epoch(first_epoch + epoch, first),
-                trunk,
-                course,
-                devices=devices,
-                schedule=schedule,
-                updates=updates,
-                metrics=metrics,
-                bar=bar,
-                first=first,
-                scales=scales,
-                seed=seed,
-                job=job,
-                on_update=partial(saving.after_update, epoch, metrics, updates, interrupted),
-            )
+        for epoch in range(start, epochs):
+            for update in run_epoch(training, epoch, first, metrics):
+                if update % 10 == 0 or update == updates:
+                    bar.set_postfix(metrics.summary(), refresh=False)
+                bar.update()
+                if update < updates:
+                    checkpoints.within_epoch(epoch, update, metrics, stop=interrupted())
             metrics = metrics.of_all(job)
             average_statistics([*([trunk.encoder] if trunk.trainer else []), *(head.block for head in heads)], job)
-            job.require_same_parameters(trainers)
-            course.after_epoch(metrics)
-            first = 0
-            saving.save(epoch + 1, 0, metrics)
+            job.require_same_parameters(training.trainers)
+            training.course.after_epoch(metrics)
+            checkpoints.save(epoch + 1, 0, metrics)
             on_epoch(epoch, metrics)
             if interrupted():
                 raise KeyboardInterrupt
+            first, metrics = 0, EpochMetrics.empty(heads)

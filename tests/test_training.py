@@ -6,6 +6,7 @@ import pytest
 from gluon_confseg import checkpoint, phases, training
 from gluon_confseg.backend import mx
 from gluon_confseg.config_schedules import Schedule
+from gluon_confseg.course import Course
 from gluon_confseg.data.loader import Batch
 from gluon_confseg.errors import ConfsegError
 from gluon_confseg.heads import Head, HeadLoss, Trunk, make_trainer
@@ -65,18 +66,11 @@ def make_encoder(devices=CPU, frozen=True, trained=False, settings=None):
     return Trunk(encoder, make_trainer(encoder, settings), settings.learning_rate)
 
 
-def fit(trunk, heads, settings, tmp_path, devices=CPU, **options):
+def fit(trunk, heads, settings, tmp_path, devices=CPU, amp=False, course=None, on_epoch=lambda *_: None, **options):
     path = tmp_path / "test.checkpoint.npz"
-    training.fit(
-        Batches(),
-        trunk,
-        heads,
-        devices=devices,
-        schedule=settings,
-        checkpoint_path=path,
-        title="test",
-        **options,
-    )
+    scales = training.loss_scales(trunk, heads) if amp else None
+    same = (trunk, heads, course or Course(heads), devices, settings)
+    training.fit(training.Training(Batches(), *same, scales=scales, **options), path, "test", on_epoch=on_epoch)
     return path
 
 

@@ -168,6 +168,7 @@ def fit_shared(job, folder):
     from test_training import Batches, make_encoder, make_head, schedule, values
 
     from gluon_confseg import training
+    from gluon_confseg.course import Course
     from gluon_confseg.data.loader import Batch
 
     class Shared(Batches):
@@ -182,8 +183,8 @@ def fit_shared(job, folder):
     heads = [make_head(*name, trunk.encoder, settings) for name in (("all", "new"), ("group", "ce"))]
     if not job.first:  # another start, which is not to count
         heads[0].block.subnet.collect_params().initialize(mx.init.Normal(1), force_reinit=True)
-    options = {"devices": [mx.cpu(0)], "schedule": settings, "checkpoint_path": folder / "c.npz", "title": "test"}
-    training.fit(Shared(), trunk, heads, job=job, **options)
+    same = (trunk, heads, Course(heads), [mx.cpu(0)], settings)
+    training.fit(training.Training(Shared(), *same, job=job), folder / "c.npz", "test")
     assert (folder / "c.npz").exists() == job.first
     return [value for head in heads for value in values(head.block.subnet)] + values(trunk.encoder)
 

@@ -37,7 +37,9 @@ from gluon_confseg.data.decoded import DecodedFiles
 from gluon_confseg.data.folders import FolderPairs, read_classes
 from gluon_confseg.errors import ConfsegError, one_line
 from gluon_confseg.files import read_json, read_npz
+from gluon_confseg.mixed_precision import LossScale
 from gluon_confseg.tensor_files import read_tensors
+from gluon_confseg.workers import ALONE
 
 
 class Target(NamedTuple):
@@ -104,8 +106,9 @@ def _read_checkpoint(path: Path) -> None:
     path.with_name(f"previous-{path.name}").write_bytes(seeds.checkpoint_file(seeds.checkpoint_meta()))
     meta = checkpoint.Kept(path, [_trainer()]).load()
     assert checkpoint.newest_meta(path) == meta
-    settings = config.Joint(subnet0="ce", subnets="new", plain_epochs=1)
-    training._restore_epoch(meta, _HEADS, joint.JointCourse(settings, [], _HEADS, _HEADS, [], {}), path)
+    course = joint.JointCourse(config.Joint(subnet0="ce", subnets="new", plain_epochs=1), [], _HEADS, _HEADS, [], {})
+    same = {"heads": _HEADS, "course": course, "scales": [LossScale()], "job": ALONE, "trainers": [_trainer()]}
+    training._Checkpoints(SimpleNamespace(**same), path).restore("test")
 
 
 def _read_state(path: Path) -> None:
