@@ -152,8 +152,10 @@ class _Together(Ledger):
             if not changed:
                 return None
             _log.warning("%s: done again, because of %s", self.name, "; ".join(changed))
-            if finished.made_from != self._made_from:  # else its last checkpoint gives the files back
+            if finished.made_from != self._made_from:
                 self._remove_checkpoints()
+            elif self._checkpoints():  # the last one gives the files back, and what was accepted still holds for them
+                self._accepted = _in_spite_of(manifests.read(self._manifest))
         if self._begun.exists():
             changed = list(map(str, manifests.differences(manifests.read_made_from(self._begun), self._made_from)))
             if finished is None:
@@ -161,8 +163,9 @@ class _Together(Ledger):
             if changed:
                 _log.warning("%s: begun again, because of %s", self.name, "; ".join(changed))
                 self._remove_checkpoints()
+                self._accepted = {}
             else:
-                self._accepted = _in_spite_of(manifests.read_begun(self._begun))
+                self._accepted.update(_in_spite_of(manifests.read_begun(self._begun)))
         return [[self.name]]
 
     def begin(self, parts: List[str]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from one_stage import begin, checkpoint_of, interrupt, work
 
-from gluon_confseg import changes, ledger, run
+from gluon_confseg import changes, ledger, reporting
 from gluon_confseg.files import write_npz, write_text
 
 
@@ -14,6 +14,20 @@ def test_a_lost_output_is_made_again_from_the_checkpoint(opened, caplog):
     changes.refuse_changed(opened())
     assert work(opened()) == [True]
     assert "done again, because of missing baseline.txt" in caplog.text
+
+
+def test_what_a_checkpoint_gives_back_is_still_what_was_accepted(opened):
+    interrupt(opened())
+    work(opened())
+    other = opened("seed=3")
+    changes.keep_changed(other)
+    (other.folder / "baseline.txt").unlink()
+    assert work(other) == [True]
+    assert reporting.of_stages(other)["in_spite_of"] == {"baseline": ["seed: 0 -> 3"]}
+    for path in (checkpoint_of(other), other.folder / "baseline.txt"):
+        path.unlink()
+    assert work(other) == [False]
+    assert reporting.of_stages(other)["in_spite_of"] == {}
 
 
 def kill_at(patch, instant):
@@ -40,9 +54,9 @@ def test_a_kill_while_a_stage_is_done_again_mixes_nothing(opened, monkeypatch, i
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         kill_at(patch, instant)
         work(opened("seed=3"))
-    finished = run.manifest_path(opened().folder, "baseline").exists() and instant > 3
-    assert finished == (instant == 5)  # the last is to remove what is no longer needed
+    finished = instant == 5  # what is no longer needed was left to be removed
     assert work(opened("seed=3")) == ([] if finished else [False])
+    assert not list((opened().folder / "stages").glob("*.begun.json"))
 
 
 def two_files(run, origin):
@@ -70,7 +84,7 @@ def test_a_kill_while_a_file_is_made_again_mixes_nothing_and_keeps_the_others(op
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         kill_at(patch, instant)
         make(opened("seed=3"))
-    recorded = instant > 4
+    recorded = instant > 4  # only the manifest and the removal of what is no longer needed were left
     assert make(opened("seed=3")) == ([] if recorded else [(["b.txt"], False)])
     texts = [(opened().folder / name).read_text() for name in ("a.txt", "b.txt")]
     assert texts == ["made with seed 0", "made with seed 3"]
