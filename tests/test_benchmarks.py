@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "tools" / "benchmarks"
         ("loss.py", ["--shape", "1x5x16x16", "--repeats", "1"], "memory of the paper's loss over Gluon's"),
         ("confusion_update.py", ["--size", "32x64", "--repeats", "1"], "without its arg max the metric takes"),
         ("upsample.py", ["--shape", "1x3x2x3", "--factor", "2", "--repeats", "1"], "the deconvolution takes"),
+        ("convolutions.py", ["small", "--crop", "32x32", "--repeats", "1"], "| convolutions"),
         ("label_map.py", ["--size", "32x64", "--repeats", "1"], "times as fast"),
         ("training_sample.py", ["--size", "64x128", "--crop", "32", "--repeats", "1"], "in memory: "),
         (
