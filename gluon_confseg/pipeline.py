@@ -86,7 +86,8 @@ def _prepare(this: Run, restart: bool, allow_different: bool) -> None:
     preflight.check(settings, this.train, this.val, named, this.folder, devices=len(this.devices) * this.job.count)
     write_json(this.folder / CONFIG_FILE, config.to_tree(settings))
     write_labels(this.folder / LABELS_FILE, labels)
-    environment = {**versions(), "devices": list(map(str, this.devices))}
+    threads = int(os.environ["OMP_NUM_THREADS"])  # backend.py has set it; CPUs round otherwise with another number
+    environment = {**versions(), "devices": list(map(str, this.devices)), "threads": threads}
     write_json(this.folder / ENVIRONMENT_FILE, {**environment, **job_record(this.job)})
 
 
