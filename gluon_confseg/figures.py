@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-import cv2
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 
 from .confusion import ConfusionMatrix
 from .errors import ConfsegError
@@ -156,9 +156,10 @@ def overlays(path: PathLike, rows: Sequence[OverlayRow], label_set: LabelSet) ->
 
 def overlay(image: np.ndarray, label: np.ndarray, label_set: LabelSet, *, opacity: float = 0.6) -> np.ndarray:
     """The classes' colours over the image in grey: uint8 HxWx3. An ignored pixel stays the grey image."""
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    mixed = cv2.addWeighted(label_set.colorize(label), opacity, grey, 1 - opacity, 0)
-    return cv2.copyTo(grey, (label == IGNORE_LABEL).view(np.uint8), mixed)
+    grey = Image.fromarray(image).convert("L").convert("RGB")
+    mixed = Image.blend(grey, Image.fromarray(label_set.colorize(label)), opacity)
+    mixed.paste(grey, mask=Image.fromarray(label == IGNORE_LABEL))
+    return np.array(mixed)
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
