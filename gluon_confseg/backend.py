@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Dict, List, Sequence, Union
 
@@ -204,6 +205,18 @@ def settle() -> None:
     error.
     """
     mx.nd.waitall()
+
+
+def cpu_model() -> str:
+    """The CPU's name and numbers, by which oneDNN chooses the order of its sums; "unknown" where Linux gives none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    lines = (line.partition(":") for line in text.splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    numbers = (f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts)
+    return ", ".join([facts.get("model name", "unknown"), *numbers])
 
 
 def versions() -> Dict[str, str]:

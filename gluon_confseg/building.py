@@ -255,10 +255,10 @@ def bare_network(run: TrainedRun, cell: Cell, found: List[groups.ClassGroup]) ->
 
 def _fused(cell: Cell, num_groups: int) -> List[HeadName]:
     """The heads that a cell fuses."""
-    numbers = range(1, num_groups + 1) if cell.subnets is not None else ()
-    shapes = itertools.cycle(cell.shapes or (None,))
-    others = (HeadName(m, str(cell.subnets), cell.spaces, shape, cell.joint) for m, shape in zip(numbers, shapes))
-    return [HeadName(0, cell.subnet0, joint=cell.joint), *others]
+    losses, shapes = itertools.cycle(cell.losses_in_turn), itertools.cycle(cell.shapes or (None,))
+    others = zip(range(1, num_groups + 1), losses, shapes)  # none where there are no losses
+    named = (HeadName(m, loss, cell.spaces, shape, cell.joint) for m, loss, shape in others)
+    return [HeadName(0, cell.subnet0, joint=cell.joint), *named]
 
 
 def _load_subnet(

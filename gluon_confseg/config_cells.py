@@ -11,6 +11,9 @@ from .config_base import Key, Line, Section, Spaces
 class Cell(Section):
     """One cell of the result table: which heads are fused and how. "baseline" is the head of the first stage.
 
+    `subnet0`, `subnets`: names in `losses:` that the heads are trained with; of several for the heads beside subnet 0,
+    subnets 1, 2, ... take one after the other in turn.
+
     `spaces`: what the heads beside subnet 0 tell apart: the confusing groups (the paper), or, as controls, random
     groups of the same sizes, or all classes (as many ordinary heads, each from its own random weights). "focused" is
     between the two: each head tells all classes apart, and its loss knows the errors that concern its group alone.
@@ -26,7 +29,7 @@ class Cell(Section):
     role: Literal["baseline", "paper", "control", "variant"] = "variant"
     joint: Optional[str] = None
     subnet0: str = "baseline"
-    subnets: Optional[str] = None
+    subnets: Union[str, Tuple[str, ...], None] = None
     spaces: Spaces = "groups"
     shape: Union[str, Tuple[str, ...], None] = None
     rule: Literal["sum", "product"] = "sum"
@@ -39,6 +42,8 @@ class Cell(Section):
             raise ValueError(f"spaces: {self.spaces} says what subnets tell apart, and this cell has none")
         if self.subnets is None and self.shape is not None or self.shape == ():
             raise ValueError(f"shape: {self.shape} says what subnets are like, and this cell has none")
+        if self.subnets == ():
+            raise ValueError("subnets: the list is empty; name losses in it, or write null where there are no subnets")
         return self
 
     @model_serializer(mode="wrap")
@@ -51,6 +56,11 @@ class Cell(Section):
             if tree[key] is None:
                 del tree[key]
         return tree
+
+    @property
+    def losses_in_turn(self) -> Tuple[str, ...]:
+        """The names in `losses:` that its subnets take in turn; none where it has no subnets."""
+        return (self.subnets,) if isinstance(self.subnets, str) else self.subnets or ()
 
     @property
     def shapes(self) -> Tuple[str, ...]:
@@ -74,8 +84,8 @@ def check(
     if [cell.key for cell in cells if cell.role == "baseline"] != keys[:1]:
         raise ValueError("cells: the first cell, and no other, has role: baseline")
     for cell in cells:
-        for loss in (cell.subnet0, cell.subnets):
-            if loss not in (None, "baseline") and loss not in losses:
+        for loss in (cell.subnet0, *cell.losses_in_turn):
+            if loss != "baseline" and loss not in losses:
                 raise ValueError(f"cells: {cell.key} uses the loss {loss!r}; losses: has {', '.join(losses)}")
         for shape in cell.shapes:
             if shape not in shapes:

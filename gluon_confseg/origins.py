@@ -39,7 +39,7 @@ def subnet_settings(config: Config) -> Dict[str, Any]:
     losses = {name: loss for name, loss in tree["losses"].items() if name in used}
     cells = _of_baseline(config)
     heads = {(_SUBNET0, cell.subnet0) for cell in cells}
-    heads |= {(cell.spaces, cell.subnets, *cell.shapes) for cell in cells if cell.subnets is not None}
+    heads |= {(cell.spaces, " ".join(cell.losses_in_turn), *cell.shapes) for cell in cells if cell.subnets is not None}
     shapes = {shape: tree["shapes"][shape] for cell in cells for shape in cell.shapes}
     own = {"losses": losses, "heads": [list(head) for head in sorted(heads)], **({"shapes": shapes} if shapes else {})}
     return {**baseline_settings(config), **dump(config, "subnet", "subnets"), **own}
@@ -82,7 +82,7 @@ def _other_confusion_file(split: str) -> str:
 
 def _used_losses(config: Config) -> Dict[str, Loss]:
     """Those that heads on the baseline's encoder are trained with."""
-    used = {name for cell in _of_baseline(config) for name in (cell.subnet0, cell.subnets)}
+    used = {name for cell in _of_baseline(config) for name in (cell.subnet0, *cell.losses_in_turn)}
     return {name: loss for name, loss in config.losses.items() if name in used}
 
 
@@ -113,17 +113,19 @@ def files_of_subnets(run: Run, origin: Origin) -> Dict[str, Origin]:
 def heads_of(kinds: List[Union[str, List[str]]], num_groups: int) -> List[HeadName]:
     """The trained heads that `subnet_settings` names under "heads", in the order of `building.needed_heads`.
 
-    Older runs have them in words: "subnet ce", "group ce", "all ce near far".
+    An entry is [spaces, loss, shape ...], its loss several in turn with spaces between. Older runs have them in words:
+    "subnet ce", "group ce", "all ce near far".
     """
     names = []
     for entry in kinds:
-        spaces, loss, *shapes = entry.split(" ") if isinstance(entry, str) else entry
+        spaces, losses, *shapes = entry.split(" ") if isinstance(entry, str) else entry
         if spaces == _SUBNET0:
-            names += [HeadName(0, loss)] if loss != BASELINE else []
-        elif loss != str(None):
-            numbered = zip(range(1, num_groups + 1), itertools.cycle(shapes or [None]))
+            names += [HeadName(0, losses)] if losses != BASELINE else []
+        elif losses != str(None):
+            numbers = range(1, num_groups + 1)
+            numbered = zip(numbers, itertools.cycle(losses.split(" ")), itertools.cycle(shapes or [None]))
             spaces = "groups" if spaces == "group" else spaces
-            names += [HeadName(number, loss, spaces, shape) for number, shape in numbered]
+            names += [HeadName(number, loss, spaces, shape) for number, loss, shape in numbered]
     return sorted(set(names), key=lambda name: (name.subnet, name.loss, name.spaces, name.shape or ""))
 
 

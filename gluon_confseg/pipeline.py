@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import config, launching, preflight, results
-from .backend import devices, versions
+from .backend import cpu_model, devices, versions
 from .chain import run_stage
 from .changes import keep_changed, refuse_changed
 from .config_tree import batch_size_of_file
@@ -86,8 +86,9 @@ def _prepare(this: Run, restart: bool, allow_different: bool) -> None:
     preflight.check(settings, this.train, this.val, named, this.folder, devices=len(this.devices) * this.job.count)
     write_json(this.folder / CONFIG_FILE, config.to_tree(settings))
     write_labels(this.folder / LABELS_FILE, labels)
-    threads = int(os.environ["OMP_NUM_THREADS"])  # backend.py has set it; CPUs round otherwise with another number
-    environment = {**versions(), "devices": list(map(str, this.devices)), "threads": threads}
+    threads = int(os.environ["OMP_NUM_THREADS"])  # backend.py has set it
+    rounding = {"cpu": cpu_model(), "threads": threads}  # with others sums round otherwise
+    environment = {**versions(), "devices": list(map(str, this.devices)), **rounding}
     write_json(this.folder / ENVIRONMENT_FILE, {**environment, **job_record(this.job)})
 
 

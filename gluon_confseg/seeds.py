@@ -6,7 +6,7 @@ Digits: a standard deviation has two significant digits (one or two decimals), a
 54.9 ± 1.1, 54.90 ± 0.34.
 """
 
-from typing import Any, Iterator, List, Sequence, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -156,11 +156,16 @@ def _facts(run: Results, keys: Sequence[str]) -> Iterator[Tuple[str, Any]]:
     for cell in cells:
         settings = {key: value for key, value in cell.items() if key not in ("key", "title", "role")}
         yield from _leaves(settings, f"config.cells.{cell['key']}")
-    used = {str(loss) for cell in cells for loss in (cell["subnet0"], cell["subnets"])}
-    shapes = {shape for cell in cells for shape in np.atleast_1d(cell.get("shape") or []).tolist()}
+    used = {loss for cell in cells for loss in (cell["subnet0"], *_names(cell["subnets"]))}
+    shapes = {shape for cell in cells for shape in _names(cell.get("shape"))}
     for section, names in (("losses", used), ("shapes", shapes)):
         settings = run.config.get(section, {})
         yield from _leaves({name: settings[name] for name in settings if name in names}, f"config.{section}")
+
+
+def _names(value: Union[str, Sequence[str], None]) -> List[str]:
+    """What a cell's setting names: nothing, one, or several in turn."""
+    return np.atleast_1d(value or []).tolist()
 
 
 def _leaves(tree: Any, where: str) -> Iterator[Tuple[str, Any]]:

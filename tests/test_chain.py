@@ -104,7 +104,8 @@ def make_older(folder):
 
 def in_words(made_from):
     if "heads" in made_from:
-        entries = [[entry[0].replace("groups", "group"), *entry[1:]] for entry in made_from["heads"]]
+        of_one_loss = [entry for entry in made_from["heads"] if " " not in entry[1]]  # they had no others
+        entries = [[entry[0].replace("groups", "group"), *entry[1:]] for entry in of_one_loss]
         made_from["heads"] = [*map(" ".join, entries), "group None"]
     return made_from
 

@@ -8,6 +8,7 @@ from gluon_confseg.building import needed_heads
 from gluon_confseg.config_losses import LOSS_OPTIONS, LOSS_SETTINGS, Loss
 from gluon_confseg.config_tree import batch_size_of_file
 from gluon_confseg.errors import ConfsegError
+from gluon_confseg.origins import heads_of, subnet_settings
 from gluon_confseg.places import CONFIGS
 
 MINIMAL = {
@@ -135,6 +136,23 @@ def test_shapes_of_a_cell_are_names_in_shapes():
     ):
         with pytest.raises(ConfsegError, match=message):
             config.parse({**tree, "cells": [*MINIMAL["cells"], {"key": "e", "title": "E", **wrong}]}, "here")
+
+
+def test_losses_that_the_heads_of_a_cell_take_in_turn():
+    tree = {**MINIMAL, "losses": {name: {"kind": "cross_entropy"} for name in ("ce", "other")}}
+    cells = [MINIMAL["cells"][0], {"key": "c", "title": "C", "subnets": ["ce", "other"], "spaces": "all"}]
+    found = config.parse({**tree, "cells": cells}, "here")
+    assert [cell.losses_in_turn for cell in found.cells] == [(), ("ce", "other")]
+    assert config.parse(config.to_tree(found), "there") == found
+    names = [str(name) for name in needed_heads(found.cells, 3) if name.subnet]
+    assert names == ["subnet1.ce.all", "subnet2.other.all", "subnet3.ce.all"]
+    assert heads_of(subnet_settings(found)["heads"], 3) == needed_heads(found.cells, 3)[1:]
+    for wrong, message in (
+        (["ce", "none"], "c uses the loss 'none'; losses: has ce, other"),
+        ([], "the list is empty"),
+    ):
+        with pytest.raises(ConfsegError, match=message):
+            config.parse({**tree, "cells": [cells[0], {**cells[1], "subnets": wrong}]}, "here")
 
 
 def test_every_kind_of_loss_has_settings_that_exist():

@@ -98,7 +98,7 @@ def test_run_again_skips_what_is_finished(runs, environment):
     assert again.stderr.count("finished before") == 6
     assert (folder / "results.json").read_bytes() == before
     noted = json.loads((folder / "environment.json").read_text())
-    assert noted["threads"] >= 1 and noted["devices"] == ["cpu(0)"]
+    assert noted["threads"] >= 1 and noted["devices"] == ["cpu(0)"] and "model" in noted["cpu"]
 
 
 def test_files_of_decoded_images_change_no_result(runs, environment, tmp_path):
