@@ -30,6 +30,7 @@ PathLike = Union[str, Path]
 
 ERROR, SAME, IGNORED = (0, 0, 0), (160, 160, 160), (255, 255, 255)  # the paper's Figure 9, and white for ignored truth
 _MAX_BYTES = 2_000_000
+_STRIP = 256  # rows that an overlay mixes at a time: Pillow holds five pictures meanwhile
 _WHISKER = {"error_kw": {"elinewidth": 0.8, "ecolor": "0.15"}}
 # Okabe and Ito's colour-blind-safe palette; grey is the baseline's
 _BAR_COLORS = ("#8c8c8c", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
@@ -156,10 +157,18 @@ def overlays(path: PathLike, rows: Sequence[OverlayRow], label_set: LabelSet) ->
 
 def overlay(image: np.ndarray, label: np.ndarray, label_set: LabelSet, *, opacity: float = 0.6) -> np.ndarray:
     """The classes' colours over the image in grey: uint8 HxWx3. An ignored pixel stays the grey image."""
+    mixed = np.empty(image.shape, np.uint8)
+    for top in range(0, len(image), _STRIP):
+        rows = slice(top, top + _STRIP)
+        mixed[rows] = _mixed(image[rows], label[rows], label_set, opacity)
+    return mixed
+
+
+def _mixed(image: np.ndarray, label: np.ndarray, label_set: LabelSet, opacity: float) -> Image.Image:
     grey = Image.fromarray(image).convert("L").convert("RGB")
     mixed = Image.blend(grey, Image.fromarray(label_set.colorize(label)), opacity)
     mixed.paste(grey, mask=Image.fromarray(label == IGNORE_LABEL))
-    return np.array(mixed)
+    return mixed
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

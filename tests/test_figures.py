@@ -78,6 +78,14 @@ def test_overlay_mixes_colour_and_grey_image():
     assert made[0, 2].tolist() == [124, 124, 124]
 
 
+def test_overlay_of_a_tall_image_is_that_of_its_rows():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2 * figures._STRIP + 3, 5, 3)).astype(np.uint8)
+    label = rng.choice([0, 7, 18, 255], image.shape[:2]).astype(np.uint8)
+    rows = [figures.overlay(image[y : y + 1], label[y : y + 1], CITYSCAPES) for y in range(len(image))]
+    np.testing.assert_array_equal(figures.overlay(image, label, CITYSCAPES), np.concatenate(rows))
+
+
 @pytest.mark.parametrize("label_set", [CAMVID, CITYSCAPES, VOC], ids=lambda label_set: label_set.name)
 def test_heatmaps(tmp_path, label_set):
     path = tmp_path / "heat.png"
