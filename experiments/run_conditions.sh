@@ -11,7 +11,8 @@ seeds="${2:-0-2}"
 options=("${@:3}")
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 out="runs/conditions/$name"
-cells="subnets_new,control_subnet0_ce,control_subnet0_recall,control_ensemble_recall,control_random_new_unit,subnets_new_unit_product"
+cells="subnets_new,control_subnet0_ce,control_subnet0_recall,control_ensemble_recall,control_ensemble_new_unit"
+cells+=",control_random_new_unit,subnets_new_unit_product"
 
 # a condition a line: its name, its settings. These change the first stage, so each has baselines of its own
 encoder=(
