@@ -15,6 +15,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_set_of_this_machine():
+    """The variables that name data sets are for test_data_camvid.py only, which has read its own by now."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def stub_driver(tmp_path_factory):
     """A folder for LD_LIBRARY_PATH, with a libcuda.so.1 that needs no GPU (tests/libcuda_stub.c)."""
@@ -47,10 +56,9 @@ def run(cache, tmp_path_factory):
     from test_end_to_end import command
 
     folder = tmp_path_factory.mktemp("cityscapes") / "run"
-    kept = {k: v for k, v in os.environ.items() if k != "CITYSCAPES_DATASET"}
     made = subprocess.run(
         command("cityscapes", folder, "--cpu"),
-        env={**kept, "XDG_CACHE_HOME": str(cache)},
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
         check=False,

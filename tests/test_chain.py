@@ -49,7 +49,6 @@ KEPT = {"subnet0.ce.params", "subnet1.ce.params", "subnet2.ce.params"}
 def run_tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("CAMVID_ROOT", raising=False)
 
         def call(folder, overlay, *overrides, **options):
             settings = [*TINY, *overrides]

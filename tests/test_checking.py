@@ -48,8 +48,6 @@ def data(tmp_path):
 def check(command_line, monkeypatch, tmp_path):
     """Run the command in this process: (exit code, output, errors, problems by kind: (split, text))."""
     monkeypatch.chdir(tmp_path)
-    for variable in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
 
     def call(*arguments):
         path = tmp_path / "found.json"

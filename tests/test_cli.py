@@ -20,9 +20,7 @@ QUICK += ["--set", "baseline={epochs: 1, batch_size: 2}", "--set", "subnets={epo
 
 
 @pytest.fixture(autouse=True)
-def no_data_set_of_this_machine(monkeypatch, tmp_path):
-    for variable in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
+def own_cache_and_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 

@@ -32,8 +32,6 @@ nd = N(ones=lambda shape: N(sum=lambda: N(asscalar=lambda: 6.0)))
 @pytest.fixture
 def confseg_doctor(monkeypatch, tmp_path):
     """Run the command with `tmp_path/site` before all other packages: (exit code, output)."""
-    for variable in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
 
     def call():

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     base = tmp_path_factory.mktemp("export")
     overrides = [part for setting in SETTINGS for part in ("--set", setting)]
     code = "from gluon_confseg.cli import main; main()"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(base / "cache"), "CAMVID_ROOT": ""}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(base / "cache")}
     command = [sys.executable, "-c", code, "run", "camvid", "--cpu", "--output", str(base / "run"), *overrides]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,6 @@ from gluon_confseg.export import Int8, Options, export, graph, int8_onnx, int8_s
 @pytest.fixture(autouse=True)
 def _own_cache(run, monkeypatch):  # noqa: F811
     monkeypatch.setenv("XDG_CACHE_HOME", str(run.parent / "cache"))
-    monkeypatch.delenv("CAMVID_ROOT", raising=False)
 
 
 @pytest.fixture(scope="module")

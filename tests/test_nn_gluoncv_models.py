@@ -290,7 +290,6 @@ def run(folder, *settings):
 def test_train_evaluate_and_build(tmp_path, monkeypatch):
     """Subnet 0 is the model's head in both stages; a whole model's weights need no first stage."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("CAMVID_ROOT", raising=False)
     trained = run(tmp_path / "trained")
     found = results.read(trained / "results.json")
     assert len(found.groups) == 2 and found.cells[0].miou >= 0
@@ -312,7 +311,6 @@ def test_train_evaluate_and_build(tmp_path, monkeypatch):
 
 def test_a_first_stage_without_epochs_wants_a_head(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("CAMVID_ROOT", raising=False)
     get_encoder("gluoncv", model="fcn_resnet50_voc").save_parameters(str(tmp_path / "encoder.params"))
     with pytest.raises(ConfsegError, match="encoder.params holds no head; give one in subnet0.weights"):
         run(tmp_path / "run", "baseline.epochs=0", f"encoder.weights={tmp_path}/encoder.params")

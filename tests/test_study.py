@@ -30,8 +30,6 @@ def ran(tmp_path_factory):
     folder, cache = tmp_path_factory.mktemp("study") / "here", tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        for name in ("CITYSCAPES_DATASET", "VOC_ROOT", "CAMVID_ROOT"):
-            patch.delenv(name, raising=False)
         settings = [part for setting in TINY for part in ("--set", setting)]
 
         def start(*options):
