@@ -132,9 +132,11 @@ def test_errors_are_one_line(run, tmp_path, monkeypatch, capsys):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["symbol", "onnx"])
-def test_close_to_float32(tmp_path, kind, request):
+def test_close_to_float32(tmp_path, kind, request, monkeypatch):
     """Random weights, calibrated on the very image, so that nothing is out of range."""
-    made = runpy.run_path(str(SYMBOLS.parent / "tools" / "benchmarks" / "int8.py"))["network"]("small", fused=True)
+    benchmarks = SYMBOLS.parent / "tools" / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    made = runpy.run_path(str(benchmarks / "int8.py"))["network"]("small", fused=True)
     weighted = graph.trace(graph.Graph(made, Augment(), Options()))
     batch = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype("float32")
     expected, keep = graph.runner(weighted)(batch), (made.fusion.prefix, made.upsample.prefix)
