@@ -208,7 +208,7 @@ def settle() -> None:
 
 
 def cpu_model() -> str:
-    """The CPU's name and numbers, by which oneDNN chooses the order of its sums; "unknown" where Linux gives none."""
+    """The CPU's name and numbers, by which oneDNN may choose how it sums; "unknown" where Linux gives none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
