@@ -1,6 +1,5 @@
 """Networks, heads and predictors from a run's settings and files."""
 
-import itertools
 import logging
 import zlib
 from dataclasses import replace
@@ -30,7 +29,16 @@ from .nn import (
 from .nn import Subnet as SubnetBlock
 from .nn.resnet38 import is_released_checkpoint, load_head
 from .nn.weights import load_parameters, whole_file
-from .run import BASELINE, CONFUSION_FILE, HeadName, Run, TrainedRun, encoder_file, read_spaces
+from .run import (
+    BASELINE,
+    CONFUSION_FILE,
+    HeadName,
+    Run,
+    TrainedRun,
+    encoder_file,
+    heads_beside_subnet0,
+    read_spaces,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -255,10 +263,8 @@ def bare_network(run: TrainedRun, cell: Cell, found: List[groups.ClassGroup]) ->
 
 def _fused(cell: Cell, num_groups: int) -> List[HeadName]:
     """The heads that a cell fuses."""
-    losses, shapes = itertools.cycle(cell.losses_in_turn), itertools.cycle(cell.shapes or (None,))
-    others = zip(range(1, num_groups + 1), losses, shapes)  # none where there are no losses
-    named = (HeadName(m, loss, cell.spaces, shape, cell.joint) for m, loss, shape in others)
-    return [HeadName(0, cell.subnet0, joint=cell.joint), *named]
+    others = heads_beside_subnet0(num_groups, cell.losses_in_turn, cell.spaces, cell.shapes, cell.joint)
+    return [HeadName(0, cell.subnet0, joint=cell.joint), *others]
 
 
 def _load_subnet(

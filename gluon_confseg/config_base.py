@@ -1,5 +1,7 @@
 """What sections of the settings share: their base, and types of values."""
 
+from typing import Sequence, Tuple, Union
+
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import Annotated, Literal
 
@@ -16,6 +18,11 @@ Line = Annotated[str, AfterValidator(_printable)]
 # part of the names of files and folders, so it must not lead out of them
 Key = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,49}$")]
 Spaces = Literal["groups", "random", "all", "focused"]
+
+
+def in_turn(names: Union[str, Sequence[str], None]) -> Tuple[str, ...]:
+    """A setting that may name nothing, one, or several that subnets 1, 2, ... take in turn."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 class Section(BaseModel):

@@ -5,7 +5,7 @@ from typing import Any, Callable, Collection, Dict, Optional, Sequence, Tuple, U
 from pydantic import Field, model_serializer, model_validator
 from typing_extensions import Literal
 
-from .config_base import Key, Line, Section, Spaces
+from .config_base import Key, Line, Section, Spaces, in_turn
 
 
 class Cell(Section):
@@ -60,12 +60,12 @@ class Cell(Section):
     @property
     def losses_in_turn(self) -> Tuple[str, ...]:
         """The names in `losses:` that its subnets take in turn; none where it has no subnets."""
-        return (self.subnets,) if isinstance(self.subnets, str) else self.subnets or ()
+        return in_turn(self.subnets)
 
     @property
     def shapes(self) -> Tuple[str, ...]:
         """The names in `shapes:` that its subnets take in turn; none where they are like `subnet:`."""
-        return (self.shape,) if isinstance(self.shape, str) else self.shape or ()
+        return in_turn(self.shape)
 
 
 def check(

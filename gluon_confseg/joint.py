@@ -16,6 +16,7 @@ from .building import (
     seen_by,
     with_loss,
 )
+from .config_base import in_turn
 from .config_joint import Joint
 from .config_losses import Loss
 from .confusion import ConfusionMatrix
@@ -29,7 +30,7 @@ from .heads import Head
 from .loss_weights import loss_weights, make_loss
 from .moving_confusion import MovingConfusion
 from .nn import PixelCrossEntropy
-from .run import HeadName, Run, encoder_file, joint_stage, read_groups, read_spaces
+from .run import HeadName, Run, encoder_file, heads_beside_subnet0, joint_stage, read_groups, read_spaces
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def joint_heads(run: Run, name: str) -> List[HeadName]:
     """The heads of a joint training, subnet 0 first."""
     joint = run.config.joint[name]
     count = 0 if joint.subnets is None else len(read_groups(run))
-    others = [HeadName(m, str(joint.subnets), joint.spaces, joint=name) for m in range(1, count + 1)]
+    others = heads_beside_subnet0(count, in_turn(joint.subnets), joint.spaces, joint=name)
     return [HeadName(0, joint.subnet0, joint=name), *others]
 
 

@@ -1,6 +1,5 @@
 """What the files of a stage depend on: settings by name, and, where files are made one by one, what each depends on."""
 
-import itertools
 from typing import Any, Dict, List, Union
 
 from .config import Config, to_tree
@@ -8,7 +7,7 @@ from .config_cells import Cell
 from .config_losses import Loss
 from .manifests import Origin
 from .nn.plugins import encoder_digest
-from .run import BASELINE, CONFUSION_FILE, GROUPS_FILE, HeadName, Run, read_groups
+from .run import BASELINE, CONFUSION_FILE, GROUPS_FILE, HeadName, Run, heads_beside_subnet0, read_groups
 
 _INHERITED = ("seed", "amp", "augment.", "data.")  # settings of the first stage that later ones use too
 _SUBNET0 = "subnet"  # stands where other heads have their `spaces`
@@ -122,10 +121,8 @@ def heads_of(kinds: List[Union[str, List[str]]], num_groups: int) -> List[HeadNa
         if spaces == _SUBNET0:
             names += [HeadName(0, losses)] if losses != BASELINE else []
         elif losses != str(None):
-            numbers = range(1, num_groups + 1)
-            numbered = zip(numbers, itertools.cycle(losses.split(" ")), itertools.cycle(shapes or [None]))
             spaces = "groups" if spaces == "group" else spaces
-            names += [HeadName(number, loss, spaces, shape) for number, loss, shape in numbered]
+            names += heads_beside_subnet0(num_groups, losses.split(" "), spaces, shapes)
     return sorted(set(names), key=lambda name: (name.subnet, name.loss, name.spaces, name.shape or ""))
 
 

@@ -1,8 +1,9 @@
 """A run: its settings, data, devices and folder, and the names of the files in it."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from . import groups
 from .backend import mx
@@ -90,6 +91,14 @@ class HeadName:
     @property
     def file(self) -> str:
         return f"{self}.params"
+
+
+def heads_beside_subnet0(
+    count: int, losses: Sequence[str], spaces: Spaces, shapes: Sequence[str] = (), joint: Optional[str] = None
+) -> List[HeadName]:
+    """Subnets 1 to `count`, which take the losses and the shapes in turn; none without losses."""
+    taken = zip(range(1, count + 1), itertools.cycle(losses), itertools.cycle(shapes or (None,)))
+    return [HeadName(number, loss, spaces, shape, joint) for number, loss, shape in taken]
 
 
 def open_run(folder: PathLike, devices: List[mx.Context]) -> TrainedRun:

@@ -6,10 +6,11 @@ Digits: a standard deviation has two significant digits (one or two decimals), a
 54.9 ± 1.1, 54.90 ± 0.34.
 """
 
-from typing import Any, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
+from .config_base import in_turn
 from .errors import ConfsegError
 from .results import Cell, Results, images_line, notes_of, paper_columns, percent, title
 from .table import NONE, Table
@@ -156,16 +157,11 @@ def _facts(run: Results, keys: Sequence[str]) -> Iterator[Tuple[str, Any]]:
     for cell in cells:
         settings = {key: value for key, value in cell.items() if key not in ("key", "title", "role")}
         yield from _leaves(settings, f"config.cells.{cell['key']}")
-    used = {loss for cell in cells for loss in (cell["subnet0"], *_names(cell["subnets"]))}
-    shapes = {shape for cell in cells for shape in _names(cell.get("shape"))}
+    used = {loss for cell in cells for loss in (cell["subnet0"], *in_turn(cell["subnets"]))}
+    shapes = {shape for cell in cells for shape in in_turn(cell.get("shape"))}
     for section, names in (("losses", used), ("shapes", shapes)):
         settings = run.config.get(section, {})
         yield from _leaves({name: settings[name] for name in settings if name in names}, f"config.{section}")
-
-
-def _names(value: Union[str, Sequence[str], None]) -> List[str]:
-    """What a cell's setting names: nothing, one, or several in turn."""
-    return np.atleast_1d(value or []).tolist()
 
 
 def _leaves(tree: Any, where: str) -> Iterator[Tuple[str, Any]]:
