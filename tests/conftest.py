@@ -45,6 +45,12 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Variables for processes that a test file starts: with a cache of its own."""
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
@@ -114,7 +120,6 @@ def command_line(monkeypatch, capfd):
 @pytest.fixture
 def confseg(command_line, monkeypatch, cache, tmp_path):
     """The same on the CPU, in an empty folder, with the built-in scenes of the finished run."""
-    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: command_line(*arguments, "--cpu")

@@ -1,7 +1,6 @@
 """The real command line on generated data: the whole chain for each data set, resuming, refusing."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -27,11 +26,6 @@ TINY = [
     "groups.threshold=0.0001",
 ]
 FIGURES = ("confusion.png", "classes.png", "overlays.png")
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
 
 def command(name, output, *options, settings=TINY):

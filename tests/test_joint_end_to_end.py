@@ -1,7 +1,6 @@
 """Joint trainings by the real command line on generated data: beside the other stages, continued, used, refused."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -38,11 +37,6 @@ LONGER = [
     "data.held_out=0.34",
     "baseline={epochs: 3, batch_size: 2, max_updates_per_epoch: 2, warmup: 0, learning_rate: 0.01}",
 ]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,6 @@ def root(drawn, tmp_path):
 
 @pytest.fixture
 def confseg(command_line, monkeypatch, tmp_path):
-    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
     monkeypatch.chdir(tmp_path)
     return command_line
 
