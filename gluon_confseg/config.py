@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
-from pydantic import BaseModel, Field, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Annotated, Literal
 
 from . import config_cells, config_joint
@@ -47,7 +47,7 @@ class Config(Section):
 
     `subnet` is what subnets 1..M are like, `shapes` are others by name, for cells that ask for them.
     `joint`: trainings of encoder and heads together, by name, for cells that ask for them.
-    `comparisons`: pairs of cells [a, b] whose difference a - b the table over seeds tests.
+    `comparisons`: a cell and those it is compared with, {a: [b, c]}: the table over seeds tests a - b and a - c.
     """
 
     name: Key
@@ -72,6 +72,11 @@ class Config(Section):
     joint: Dict[str, Joint] = {}
     cells: Tuple[Cell, ...]
     comparisons: Tuple[Tuple[str, str], ...] = ()
+
+    @field_validator("comparisons", mode="before")
+    @classmethod
+    def _pairs(cls, comparisons: Any) -> Any:
+        return config_cells.pairs(comparisons)
 
     @model_serializer(mode="wrap")
     def _without_what_is_empty(self, handler: Callable[["Config"], Dict[str, Any]]) -> Dict[str, Any]:

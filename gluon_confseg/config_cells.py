@@ -68,6 +68,16 @@ class Cell(Section):
         return in_turn(self.shape)
 
 
+def pairs(comparisons: Any) -> Any:
+    """`{a: [b, c]}` as the pairs [a, b], [a, c]; pairs, and what is of another form altogether, as they are."""
+    if not isinstance(comparisons, dict):
+        return comparisons
+    for key, others in comparisons.items():
+        if not isinstance(others, (list, tuple)):
+            raise ValueError(f"comparisons: {key}: wants the list of cells it is compared with, got {others!r}")
+    return [(key, other) for key, others in comparisons.items() for other in others]
+
+
 def check(
     cells: Sequence[Cell],
     comparisons: Sequence[Tuple[str, str]],

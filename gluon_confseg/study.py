@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import pipeline, results, seeds
 from .config import Config
@@ -43,16 +43,24 @@ def read(path: Path, numbers: Optional[Sequence[int]] = None, keys: Sequence[str
 
 def _only(tree: Dict[str, Any], keys: Sequence[str], path: Path) -> Dict[str, Any]:
     """With the baseline's cell and those of `keys`, and the comparisons between them."""
-    cells, pairs = tree.get("cells"), tree.get("comparisons", [])
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells) or not isinstance(pairs, list):
-        raise ConfsegError(f"{path}: --cells wants lists of cells and comparisons there")
+    cells = tree.get("cells")
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise ConfsegError(f"{path}: --cells wants a list of cells there")
     there = [str(cell.get("key")) for cell in cells]
     for key in keys:
         if key not in there:
             raise ConfsegError(f"--cells: {path} has no cell {key!r}; it has {', '.join(there)}")
     kept = {*there[:1], *keys}
-    pairs = [pair for pair in pairs if not isinstance(pair, list) or kept.issuperset(map(str, pair))]
-    return {**tree, "cells": [cell for cell, key in zip(cells, there) if key in kept], "comparisons": pairs}
+    chosen = {**tree, "cells": [cell for cell, key in zip(cells, there) if key in kept]}
+    compared = tree.get("comparisons")
+    if isinstance(compared, dict):
+        chosen["comparisons"] = {key: _those(others, kept) for key, others in compared.items() if key in kept}
+    return chosen
+
+
+def _those(others: Any, kept: Collection[str]) -> Any:
+    """What is no list is left for the config's check."""
+    return [key for key in others if str(key) in kept] if isinstance(others, list) else others
 
 
 def run(

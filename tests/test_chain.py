@@ -40,7 +40,7 @@ MORE = {
         {"key": "random", "title": "random groups", "subnets": "val", "spaces": "random", "shape": ["near"]},
     ],
     "shapes": {"near": {"channels": 8, "dilation": 1}},
-    "comparisons": [["new", "ordinary"]],
+    "comparisons": {"new": ["ordinary"]},
 }
 KEPT = {"subnet0.ce.params", "subnet1.ce.params", "subnet2.ce.params"}
 

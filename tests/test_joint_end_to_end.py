@@ -30,7 +30,7 @@ SETTINGS = {
         {"key": "alone", "title": "joint, subnet 0 alone", "joint": "groups", "subnets": None},
         {"key": "ordinary", "title": "joint, ordinary heads", "role": "control", "joint": "ordinary"},
     ],
-    "comparisons": [["fused", "ordinary"]],
+    "comparisons": {"fused": ["ordinary"]},
 }
 LONGER = [
     *TINY,

@@ -146,9 +146,9 @@ def test_seeds_of_the_option_replace_those_of_the_file(tmp_path):
 def test_cells_of_the_option_are_kept_with_the_baseline_and_their_comparisons():
     whole, chosen = study.read(FILE), study.read(FILE, keys=["rival_ohem", "subnets_new"])
     assert [cell["key"] for cell in chosen.settings["cells"]] == ["subnet0_ce", "subnets_new", "rival_ohem"]
-    assert chosen.settings["comparisons"] == []
+    assert chosen.settings["comparisons"] == {"subnets_new": []}
     chosen = study.read(FILE, keys=["control_subnet0_ce", "subnets_new"])
-    assert chosen.settings["comparisons"] == [["subnets_new", "control_subnet0_ce"]]
+    assert chosen.settings["comparisons"] == {"subnets_new": ["control_subnet0_ce"]}
     rest = ("cells", "comparisons")
     assert {k: v for k, v in chosen.settings.items() if k not in rest} == {
         k: v for k, v in whole.settings.items() if k not in rest
@@ -158,9 +158,8 @@ def test_cells_of_the_option_are_kept_with_the_baseline_and_their_comparisons():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("seeds: [0]", "--cells wants lists"),
-        ("seeds: [0]\ncells: [a]", "--cells wants lists"),
-        ("seeds: [0]\ncells: [{key: a}]\ncomparisons: 3", "--cells wants lists"),
+        ("seeds: [0]", "--cells wants a list"),
+        ("seeds: [0]\ncells: [a]", "--cells wants a list"),
         ("seeds: [0]\ncells: [{key: a}, {}]", "has no cell 'b'; it has a, None"),
     ],
 )
@@ -188,7 +187,23 @@ def test_seeds_that_are_none(text):
         parse_seeds(text)
 
 
-def test_what_a_study_lays_over_a_config_is_checked_with_it():
-    overlay = {"comparisons": [["subnets_new", "nowhere"]]}
-    with pytest.raises(ConfsegError, match="no cell 'nowhere'"):
-        config.load(CONFIGS / "camvid.yaml", overlay=overlay)
+def test_a_cell_is_compared_with_each_of_a_list():
+    overlay = {"comparisons": {"subnets_new": ["subnets_ce", "subnet0_new"], "subnets_ce": ["subnet0_ce"]}}
+    made = config.load(CONFIGS / "camvid.yaml", overlay=overlay)
+    pairs = (("subnets_new", "subnets_ce"), ("subnets_new", "subnet0_new"), ("subnets_ce", "subnet0_ce"))
+    assert made.comparisons == pairs
+    assert config.parse(config.to_tree(made), "config.json") == made
+
+
+@pytest.mark.parametrize(
+    "comparisons, message",
+    [
+        ({"subnets_new": ["nowhere"]}, "no cell 'nowhere'"),
+        ({"nowhere": ["subnets_new"]}, "no cell 'nowhere'"),
+        ({"subnets_new": "subnets_ce"}, "comparisons: subnets_new: wants the list of cells .*, got 'subnets_ce'"),
+        (3, "comparisons: .*tuple"),
+    ],
+)
+def test_what_a_study_lays_over_a_config_is_checked_with_it(comparisons, message):
+    with pytest.raises(ConfsegError, match=message):
+        config.load(CONFIGS / "camvid.yaml", overlay={"comparisons": comparisons})

@@ -34,7 +34,7 @@ STUDY = {  # losses that take their weights from a moving matrix, and heads that
         {"key": "groups", "title": "joint, groups", "joint": "groups", "rule": "product"},
         {"key": "ordinary", "title": "joint, ordinary heads", "role": "control", "joint": "ordinary"},
     ],
-    "comparisons": [["groups", "ordinary"]],
+    "comparisons": {"groups": ["ordinary"]},
 }
 INSTANTS = ((tempfile, "mkstemp"), (os, "fsync"), (os, "replace"), (os, "rename"), (os, "unlink"))
 

@@ -105,7 +105,7 @@ losses: &l {ce: {kind: cross_entropy}, new: {kind: confusion, lam: 5, diagonal: 
 cells:
   - {key: a, title: A, role: baseline}
   - {key: b, title: B, subnet0: ce, subnets: new, adjustment: 1e-1}
-comparisons: [[a, b]]
+comparisons: {b: [a]}
 """
 SCALARS = b"""name: 2001-12-14t21:59:43.10-05:00
 seed: 0x1F
