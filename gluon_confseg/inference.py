@@ -1,27 +1,26 @@
 """Images, whole or by windows, through an encoder and several combinations of subnets, the encoder once a scale."""
 
-import operator
 from collections import deque
 from dataclasses import dataclass
-from functools import reduce
 from itertools import islice
 from typing import Deque, Dict, Generator, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
-from .arg_max import upsampled_arg_max
 from .backend import mx
 from .data.transforms import at_scale, normalize
-from .nn import Fusion, MergedSubnets, Subnet, Upsample
+from .nn import Fusion, MergedSubnets, Subnet
 from .phases import phase
+from .scores_on_device import OnDevice, Pass
+from .scores_on_host import OnHost
 
 T = TypeVar("T")
 Arrays = Dict[str, mx.nd.NDArray]
+Array = Union[mx.nd.NDArray, np.ndarray]
 Labels = Dict[str, Union[mx.nd.NDArray, np.ndarray]]  # uint8 (H, W) by view, on the device or in memory
 
 _OVERLAP = 3  # neighbouring windows share one part in so many
 _SMALL = 3 * 512 * 1024  # bytes; beyond, a second queued pass's memory counts, and labels are little of the time
-_STRIP = 16  # feature rows that are upsampled at a time: their scores stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,8 @@ class Predictor:
                 view.fusion.hybridize()
         self._scale, self._manner = scale, manner or Manner()
         self._mean, self._std, self._device = mean, std, device
-        self._upsamplers: Dict[int, Upsample] = {}
+        stride = encoder.output_stride
+        self._scores = OnHost(stride) if device.device_type == "cpu" else OnDevice(stride, device)
 
     def __call__(self, image: np.ndarray) -> Dict[str, np.ndarray]:
         """RGB uint8 (H, W, 3) -> for each view the arg max of its scores at the image's resolution, uint8 (H, W)."""
@@ -108,32 +108,26 @@ class Predictor:
         tops, lefts = window_starts(image.shape[0], height), window_starts(image.shape[1], width)
         if len(tops) == len(lefts) == 1:
             passes = yield from self._passes(image)
-            several = self._manner.flip or len(passes) > 1
-            if not several and self._device.device_type == "cpu":
-                x, fused = passes[0]
-                yield {key: self._on_cpu(scores, x, image.shape[:2]) for key, scores in fused.items()}
-                return
-            parts = {key: self._parts(key, passes, image.shape[:2], several) for key in self._views}
-            yield {key: mx.nd.concat(*map(_arg_max, each), dim=0) for key, each in parts.items()}
+            yield {key: self._scores.labels(passes[key], image.shape[:2]) for key in self._views}
             return
-        mosaics = {key: _Mosaic(tops, lefts) for key in self._views}
+        mosaics = {key: _Mosaic(tops, lefts, self._scores) for key in self._views}
         for row, top in enumerate(tops):
             for column, left in enumerate(lefts):
                 window = image[top : top + height, left : left + width]
                 passes = yield from self._passes(window)
-                for key in self._views:
-                    parts = self._parts(key, passes, window.shape[:2], several=True)
-                    mosaics[key].add(row, column, mx.nd.concat(*parts, dim=2))
+                for key, mosaic in mosaics.items():
+                    mosaic.add(row, column, self._scores.probabilities(passes[key], window.shape[:2]))
         yield {key: mosaic.labels() for key, mosaic in mosaics.items()}
 
-    def _passes(self, image: np.ndarray) -> Generator[None, None, List[Tuple[mx.nd.NDArray, Arrays]]]:
-        """Returns the input and the views' fused scores, per scale."""
-        passes = []
+    def _passes(self, image: np.ndarray) -> Generator[None, None, Dict[str, List[Pass]]]:
+        """Returns, for each view, the fused scores and the input of each scale."""
+        passes: Dict[str, List[Pass]] = {key: [] for key in self._views}
         for factor in self._manner.scales:
-            passes.append(self._pass(image, self._scale * factor))
+            x, fused = self._pass(image, self._scale * factor)
             yield None
-            for scores in passes[-1][1].values():
+            for key, scores in fused.items():
                 scores.wait_to_read()
+                passes[key].append((scores, x))
         return passes
 
     def _pass(self, image: np.ndarray, scale: float) -> Tuple[mx.nd.NDArray, Arrays]:
@@ -151,45 +145,6 @@ class Predictor:
     def _input(self, image: np.ndarray, scale: float) -> np.ndarray:
         return normalize(at_scale(image, scale), self._mean, self._std)
 
-    def _on_cpu(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, size: Tuple[int, int]) -> np.ndarray:
-        """uint8 (H, W): what the arg max of `_parts` gives, several times as fast.
-
-        Not an NDArray again: making one waits for an operator of the next image's network.
-        """
-        with phase("arg max"):
-            return upsampled_arg_max(scores[0].asnumpy(), self._encoder.output_stride, x.shape[2:], size)
-
-    def _parts(self, key: str, passes: Sequence, size: Tuple[int, int], several: bool) -> Iterator[mx.nd.NDArray]:
-        """A view's scores (1, C, H, W) in parts of some rows, from the top; all at once where they are resized."""
-        fused = [(scores[key], x) for x, scores in passes]
-        if any(x.shape[2:] != size for _, x in fused):
-            yield _total(_resized(self._scores(scores, x, several), size) for scores, x in fused)
-            return
-        for start in range(0, fused[0][0].shape[2], _STRIP):
-            yield _total(self._strip(scores, x, start, several) for scores, x in fused)
-
-    def _strip(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, start: int, several: bool) -> mx.nd.NDArray:
-        """(1, C, rows, W): what `_scores` gives for the pixels of _STRIP feature rows from `start`, bit by bit."""
-        stride, above = self._encoder.output_stride, min(start, 1)  # pixels are between two feature rows
-        rows = slice(start - above, min(start + _STRIP + 1, scores.shape[2]))
-        pixels = x[:, :, rows.start * stride : min(rows.stop * stride, x.shape[2])]
-        strip = self._scores(scores[:, :, rows], pixels, several)
-        return strip[:, :, above * stride : min((above + _STRIP) * stride, strip.shape[2])]
-
-    def _scores(self, scores: mx.nd.NDArray, x: mx.nd.NDArray, several: bool) -> mx.nd.NDArray:
-        """(1, C, h, w): upsampled to the input; probabilities where several passes are added."""
-        scores = self._upsampler(scores.shape[1])(scores, x)
-        if several:
-            scores = scores.softmax(axis=1)
-        return scores[0:1] + scores[1:2].flip(axis=3) if self._manner.flip else scores
-
-    def _upsampler(self, channels: int) -> Upsample:
-        if channels not in self._upsamplers:
-            block = Upsample(channels, self._encoder.output_stride)
-            block.initialize(ctx=self._device)
-            self._upsamplers[channels] = block
-        return self._upsamplers[channels]
-
 
 class _Mosaic:
     """Adds up the scores of overlapping windows, row after row; a pixel is labelled once no window to come holds it.
@@ -197,36 +152,35 @@ class _Mosaic:
     Kept until then: what the window to the right, and what the windows below, have in common with those added.
     """
 
-    def __init__(self, tops: List[int], lefts: List[int]):
-        self._tops, self._lefts = tops, lefts
-        self._left: Optional[mx.nd.NDArray] = None
-        self._above: List[Optional[mx.nd.NDArray]] = [None] * len(lefts)
-        self._labels: List[List[mx.nd.NDArray]] = [[] for _ in tops]
+    def __init__(self, tops: List[int], lefts: List[int], arrays: Union[OnHost, OnDevice]):
+        self._tops, self._lefts, self._arrays = tops, lefts, arrays
+        self._left: Optional[Array] = None
+        self._above: List[Optional[Array]] = [None] * len(lefts)
+        self._labels: List[List[Array]] = [[] for _ in tops]
 
-    def add(self, row: int, column: int, scores: mx.nd.NDArray) -> None:
-        """`scores` (1, C, h, w) of the window at (tops[row], lefts[column]), which come in order; overwritten."""
+    def add(self, row: int, column: int, scores: Array) -> None:
+        """`scores` (C, h, w) of the window at (tops[row], lefts[column]), which come in order; overwritten."""
         if self._left is not None:
-            scores[:, :, :, : self._left.shape[3]] += self._left
-        done, self._left = _split(scores, self._lefts, column, axis=3)
+            scores[:, :, : self._left.shape[2]] += self._left
+        done, self._left = _split(scores, self._lefts, column, axis=2)
         above = self._above[column]
         if above is not None:
-            done[:, :, : above.shape[2]] += above
-        done, self._above[column] = _split(done, self._tops, row, axis=2)
-        self._labels[row].append(_arg_max(done))
+            done[:, : above.shape[1]] += above
+        done, self._above[column] = _split(done, self._tops, row, axis=1)
+        self._labels[row].append(self._arrays.arg_max(done))
 
-    def labels(self) -> mx.nd.NDArray:
+    def labels(self) -> Array:
         """uint8 (H, W), once every window was added."""
-        return mx.nd.concat(*[mx.nd.concat(*row, dim=1) for row in self._labels], dim=0)
+        return self._arrays.concat([self._arrays.concat(row, axis=1) for row in self._labels], axis=0)
 
 
-def _split(
-    scores: mx.nd.NDArray, starts: List[int], index: int, *, axis: int
-) -> Tuple[mx.nd.NDArray, Optional[mx.nd.NDArray]]:
+def _split(scores: Array, starts: List[int], index: int, *, axis: int) -> Tuple[Array, Optional[Array]]:
     """What belongs to window `index` alone from here on, and what the next one along `axis` has as well."""
     if index + 1 == len(starts):
         return scores, None
-    length = starts[index + 1] - starts[index]
-    return scores.slice_axis(axis, 0, length), scores.slice_axis(axis, length, None)
+    own, before = starts[index + 1] - starts[index], (slice(None),) * axis
+    # a copy: NumPy's slice would keep the whole window in memory
+    return scores[(*before, slice(own))], scores[(*before, slice(own, None))].copy()
 
 
 def label_all(
@@ -273,18 +227,3 @@ def _finish(running: Deque[_Running[T]], devices: int) -> Tuple[T, np.ndarray, D
 def _fused(view: View, logits: Arrays) -> mx.nd.NDArray:
     chosen = [logits[name] for name in view.subnets]
     return chosen[0] if view.fusion is None else view.fusion(*chosen)
-
-
-def _resized(scores: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
-    if scores.shape[2:] == size:
-        return scores
-    return mx.nd.contrib.BilinearResize2D(scores, height=size[0], width=size[1], align_corners=False)
-
-
-def _total(parts: Iterable[mx.nd.NDArray]) -> mx.nd.NDArray:
-    return reduce(operator.add, parts)
-
-
-def _arg_max(scores: mx.nd.NDArray) -> mx.nd.NDArray:
-    """(1, C, H, W) -> uint8 (H, W)."""
-    return scores.argmax(axis=1)[0].astype("uint8")

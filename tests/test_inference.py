@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from gluon_confseg import inference
+from gluon_confseg import inference, scores_on_host
 from gluon_confseg.backend import mx
 from gluon_confseg.data.transforms import normalize
 from gluon_confseg.groups import ClassGroup
 from gluon_confseg.inference import Manner, Predictor, View, label_all, window_starts
 from gluon_confseg.nn import Fusion, Subnet, Upsample, get_encoder
+from gluon_confseg.scores_on_device import OnDevice
+from gluon_confseg.scores_on_host import OnHost
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -23,8 +25,9 @@ def _without_a_favourite(encoder, subnet):
     bias.set_data(-logits.mean(axis=(0, 2, 3)))
 
 
-@pytest.fixture(scope="module")
-def network():
+@pytest.fixture(scope="module", params=["host", "device"])
+def network(request):
+    """With what a GPU does too, on the CPU."""
     mx.random.seed(2)
     encoder = get_encoder("small", ctx=[mx.cpu()])
     subnets = [Subnet(outputs, channels=8, dilation=2) for outputs in (11, 4)]
@@ -33,15 +36,18 @@ def network():
         _without_a_favourite(encoder, subnet)
     fusion = Fusion([ClassGroup((2, 5, 7), "test")], 11)
     fusion.initialize()
-    return encoder, subnets, fusion
+    return encoder, subnets, fusion, request.param
 
 
 def predictor(network, scale=1.0, **manner):
-    encoder, subnets, fusion = network
+    encoder, subnets, fusion, where = network
     views = {"both": View(("zero", "one"), fusion), "alone": View(("zero",))}
     named = dict(zip(("zero", "one"), subnets))
     options = {"scale": scale, "manner": Manner(**manner), "mean": MEAN, "std": STD, "device": mx.cpu()}
-    return Predictor(encoder, named, views, **options)
+    made = Predictor(encoder, named, views, **options)
+    if where == "device":
+        made._scores = OnDevice(encoder.output_stride, mx.cpu())
+    return made
 
 
 def colourful():
@@ -65,7 +71,7 @@ def test_one_scale_is_a_working_scale_and_multiplies_it(network):
 @pytest.mark.parametrize("flip", [False, True])
 def test_several_scales_add_probabilities_at_the_image_s_size(network, flip):
     image = colourful()
-    encoder, subnets, fusion = network
+    encoder, subnets, fusion, _ = network
     pictures = [cv2.resize(image, (40, 24), interpolation=cv2.INTER_AREA), image]
     pictures.append(cv2.resize(image, (120, 72), interpolation=cv2.INTER_LINEAR))
 
@@ -106,29 +112,38 @@ def test_where_windows_begin():
         assert all(0 < after - before <= window - window // 3 for before, after in zip(starts, starts[1:]))
 
 
-def test_seams_by_hand():
+def in_memory(labels):
+    return labels if isinstance(labels, np.ndarray) else labels.asnumpy()
+
+
+ARRAYS = pytest.mark.parametrize("arrays, make", [(OnHost, np.array), (OnDevice, mx.nd.array)])
+
+
+@ARRAYS
+def test_seams_by_hand(arrays, make):
     """Two classes, windows of 3 pixels at 0 and 2 of a row of 5: pixel 2 gets the sum."""
-    mosaic = inference._Mosaic([0], [0, 2])
+    mosaic = inference._Mosaic([0], [0, 2], arrays)
     first = [[[0.9, 0.6, 0.6]], [[0.1, 0.4, 0.4]]]
     second = [[[0.3, 0.8, 0.2]], [[0.7, 0.2, 0.8]]]
-    mosaic.add(0, 0, mx.nd.array([first]))
-    mosaic.add(0, 1, mx.nd.array([second]))
-    np.testing.assert_array_equal(mosaic.labels().asnumpy(), [[0, 0, 1, 0, 1]])
+    mosaic.add(0, 0, make(first, dtype=np.float32))
+    mosaic.add(0, 1, make(second, dtype=np.float32))
+    np.testing.assert_array_equal(in_memory(mosaic.labels()), [[0, 0, 1, 0, 1]])
 
 
+@ARRAYS
 @pytest.mark.parametrize("size, window", [((40, 70), (32, 33)), ((100, 97), (32, 48)), ((33, 95), (64, 32))])
-def test_a_mosaic_is_the_arg_max_of_the_sum(size, window):
+def test_a_mosaic_is_the_arg_max_of_the_sum(size, window, arrays, make):
     tops, lefts = (window_starts(*sides) for sides in zip(size, window))
     height, width = map(min, zip(size, window))
     rng, total = np.random.default_rng(0), np.zeros((4, *size), np.float32)
-    mosaic = inference._Mosaic(tops, lefts)
+    mosaic = inference._Mosaic(tops, lefts, arrays)
     for row, top in enumerate(tops):
         for column, left in enumerate(lefts):
             scores = rng.integers(0, 1000, (4, height, width)).astype(np.float32)  # sums are exact in any order
             total[:, top : top + height, left : left + width] += scores
-            mosaic.add(row, column, mx.nd.array(scores[None]))
+            mosaic.add(row, column, make(scores, dtype=np.float32))
     assert len(tops) * len(lefts) > 2
-    np.testing.assert_array_equal(mosaic.labels().asnumpy(), total.argmax(axis=0))
+    np.testing.assert_array_equal(in_memory(mosaic.labels()), total.argmax(axis=0))
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -153,8 +168,8 @@ def test_windows_add_what_each_of_them_gives(network, manner):
         for left in window_starts(83, 48):
             crop = image[top : top + 32, left : left + 48]
             passes = [single._pass(crop, scale) for scale in manner.scales]
-            (scores,) = single._parts("both", passes, (32, 48), several=True)
-            total[:, top : top + 32, left : left + 48] += scores.asnumpy()[0]
+            scores = single._scores.probabilities([(fused["both"], x) for x, fused in passes], (32, 48))
+            total[:, top : top + 32, left : left + 48] += in_memory(scores)
     assert (found["both"] == total.argmax(axis=0)).mean() > 0.999  # sums of more than two depend on their order
     assert (found["both"] != predictor(network, **vars(manner))(image)["both"]).any()
 
@@ -165,12 +180,12 @@ def test_strips_give_the_labels_of_the_whole(network, monkeypatch, size, flip):
     """The saving is exact: the upsampled scores of a strip are those of the whole image, bit by bit."""
     image, one = noise(*size), predictor(network, flip=flip)
     found = one(image)
-    passes = [one._pass(image, 1.0)]
-    parts = list(one._parts("both", passes, size, flip))
-    assert len(parts) == -(-size[0] // 128)
-    monkeypatch.setattr(inference, "_STRIP", 1000)
-    (whole,) = one._parts("both", passes, size, flip)
-    np.testing.assert_array_equal(np.concatenate([part.asnumpy() for part in parts], axis=2), whole.asnumpy())
+    x, fused = one._pass(image, 1.0)
+    parts = one._scores.probabilities([(fused["both"], x)], size)
+    assert len(list(scores_on_host.strips(size[0], 8))) == -(-size[0] // 128)
+    monkeypatch.setattr(scores_on_host, "STRIP", 1000)
+    whole = one._scores.probabilities([(fused["both"], x)], size)
+    np.testing.assert_array_equal(in_memory(parts), in_memory(whole))
     for key, label in one(image).items():
         np.testing.assert_array_equal(found[key], label)
 

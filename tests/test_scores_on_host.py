@@ -1,11 +1,12 @@
-"""The CPU's label map against the plain one: upsampling all scores, then arg max."""
+"""The CPU's label maps and probabilities against the plain ones: upsampling all scores, then arg max or softmax."""
 
 import numpy as np
 import pytest
 
-from gluon_confseg.arg_max import upsampled_arg_max
 from gluon_confseg.backend import mx
 from gluon_confseg.nn import Upsample
+from gluon_confseg.scores_on_device import OnDevice
+from gluon_confseg.scores_on_host import OnHost, added_probabilities, upsampled_arg_max
 
 
 def plain(scores, stride, inner, size):
@@ -51,3 +52,27 @@ def test_of_equal_scores_the_first_class_wins():
 
 def test_scores_of_minus_infinity_everywhere_are_the_first_class():
     assert not upsampled_arg_max(np.full((3, 2, 2), -np.inf, np.float32), 8, (16, 16), (16, 16)).any()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("size", [(136, 203), (150, 200)])
+def test_probabilities_of_several_passes_are_those_of_the_device(images, size):
+    """Inputs of the image's size and of another; two strips; with and without a flipped image."""
+    rng, passes = np.random.default_rng(3), []
+    for height, width in ((136, 203), (70, 99)):
+        scores = rng.normal(size=(images, 5, -(-height // 8), -(-width // 8)), scale=4)
+        passes.append((mx.nd.array(scores), mx.nd.zeros((images, 3, height, width))))
+    host, device = OnHost(8), OnDevice(8, mx.cpu())
+    for some in (passes, passes[:1]):
+        found, wanted = host.probabilities(some, size), device.probabilities(some, size).asnumpy()
+        assert found.shape == (5, *size) and found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        np.testing.assert_allclose(found.sum(axis=0), images * len(some), atol=1e-5)
+        labels = host.labels(some, size)
+        assert labels.dtype == np.uint8 and (labels != device.labels(some, size).asnumpy()).mean() < 1e-3
+
+
+def test_probabilities_of_scores_too_large_for_exp():
+    scores = np.array([[[[1e4]], [[-1e4]], [[1e4]]]], np.float32)
+    (found,) = added_probabilities([(scores, (8, 8))], 8, (8, 8))
+    np.testing.assert_array_equal(found[:, 0, 0], [0.5, 0, 0.5])
