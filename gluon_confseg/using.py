@@ -63,15 +63,18 @@ def open_split(
 ) -> Tuple[SegmentationDataset, str]:
     """A labelled split of a run's data set, and where its root came from (see data.find_root).
 
-    Without `split`, the images that the run was validated on, or, with `training`, those that it was trained on.
-    Raises ConfsegError where it cannot be found or opened, has no labels or other classes than the run.
+    Without `split`, the images that the run was validated on, or, with `training`, those that it was trained on. A run
+    on built-in images has others only where `data_root` is given, whatever the environment says. Raises ConfsegError
+    where it cannot be found or opened, has no labels or other classes than the run.
     """
-    settings = run.config
-    root, source = find_root(settings.data.name, data_root)
+    settings, path = run.config, run.folder / RESULTS_FILE
+    trained_on = results.read(path).dataset.source if path.is_file() else None
+    root, source = None, "built-in"
+    if data_root is not None or trained_on != "built-in":
+        root, source = find_root(settings.data.name, data_root)
+    if root is None and trained_on not in (None, "built-in"):
+        raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
     if root is None:
-        path = run.folder / RESULTS_FILE
-        if path.is_file() and results.read(path).dataset.source != "built-in":
-            raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
         root = built_in_root(settings)
     if split is not None:
         dataset = open_dataset(settings.data.name, root, split)

@@ -44,6 +44,23 @@ def test_evaluate_gives_the_run_s_own_numbers_and_writes_nothing(confseg, run):
     assert written(run) == before and not list(Path().iterdir())
 
 
+def test_a_run_on_built_in_images_is_evaluated_on_them_whatever_the_environment_says(confseg, run, root, monkeypatch):
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(root))
+    assert "data root: built-in" in confseg("evaluate", run, "--cell", "subnet0_ce")[1]
+
+
+def test_a_run_on_images_of_the_user_s_wants_them(confseg, run, root, monkeypatch, tmp_path):
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(run, elsewhere)
+    tree = json.loads((run / "results.json").read_text())
+    tree["dataset"]["source"] = "variable"
+    (elsewhere / "results.json").write_text(json.dumps(tree))
+    code, _, errors = confseg("evaluate", elsewhere, "--cell", "subnet0_ce")
+    assert code == 2 and "was trained on a data set of yours; say where it is with --data-root" in errors
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(root))
+    assert "data root: variable" in confseg("evaluate", elsewhere, "--cell", "subnet0_ce")[1]
+
+
 def test_evaluate_another_split_at_several_scales(confseg, run, root):
     options = ("--split", "train", "--data-root", root, "--cell", "subnets_new", "--cell", "subnet0_ce")
     assert confseg("evaluate", run, *options, "--output", "one.json")[0] == 0
