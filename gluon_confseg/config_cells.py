@@ -75,7 +75,7 @@ def pairs(comparisons: Any) -> Any:
     for key, others in comparisons.items():
         if not isinstance(others, (list, tuple)):
             raise ValueError(f"comparisons: {key}: wants the list of cells it is compared with, got {others!r}")
-    return [(key, other) for key, others in comparisons.items() for other in others]
+    return [[key, other] for key, others in comparisons.items() for other in others]
 
 
 def check(

@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import pipeline, results, seeds
+from . import config_cells, pipeline, results, seeds
 from .config import Config
 from .config_tree import read_tree
 from .errors import ConfsegError
@@ -43,24 +43,19 @@ def read(path: Path, numbers: Optional[Sequence[int]] = None, keys: Sequence[str
 
 def _only(tree: Dict[str, Any], keys: Sequence[str], path: Path) -> Dict[str, Any]:
     """With the baseline's cell and those of `keys`, and the comparisons between them."""
-    cells = tree.get("cells")
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise ConfsegError(f"{path}: --cells wants a list of cells there")
+    try:
+        cells, pairs = tree.get("cells"), config_cells.pairs(tree.get("comparisons", []))
+    except ValueError as error:
+        raise ConfsegError(f"{path}: {error}") from error
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells) or not isinstance(pairs, list):
+        raise ConfsegError(f"{path}: --cells wants lists of cells and comparisons there")
     there = [str(cell.get("key")) for cell in cells]
     for key in keys:
         if key not in there:
             raise ConfsegError(f"--cells: {path} has no cell {key!r}; it has {', '.join(there)}")
     kept = {*there[:1], *keys}
-    chosen = {**tree, "cells": [cell for cell, key in zip(cells, there) if key in kept]}
-    compared = tree.get("comparisons")
-    if isinstance(compared, dict):
-        chosen["comparisons"] = {key: _those(others, kept) for key, others in compared.items() if key in kept}
-    return chosen
-
-
-def _those(others: Any, kept: Collection[str]) -> Any:
-    """What is no list is left for the config's check."""
-    return [key for key in others if str(key) in kept] if isinstance(others, list) else others
+    pairs = [pair for pair in pairs if not isinstance(pair, list) or kept.issuperset(map(str, pair))]
+    return {**tree, "cells": [cell for cell, key in zip(cells, there) if key in kept], "comparisons": pairs}
 
 
 def run(

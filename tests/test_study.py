@@ -146,20 +146,28 @@ def test_seeds_of_the_option_replace_those_of_the_file(tmp_path):
 def test_cells_of_the_option_are_kept_with_the_baseline_and_their_comparisons():
     whole, chosen = study.read(FILE), study.read(FILE, keys=["rival_ohem", "subnets_new"])
     assert [cell["key"] for cell in chosen.settings["cells"]] == ["subnet0_ce", "subnets_new", "rival_ohem"]
-    assert chosen.settings["comparisons"] == {"subnets_new": []}
+    assert chosen.settings["comparisons"] == []
     chosen = study.read(FILE, keys=["control_subnet0_ce", "subnets_new"])
-    assert chosen.settings["comparisons"] == {"subnets_new": ["control_subnet0_ce"]}
+    assert chosen.settings["comparisons"] == [["subnets_new", "control_subnet0_ce"]]
     rest = ("cells", "comparisons")
     assert {k: v for k, v in chosen.settings.items() if k not in rest} == {
         k: v for k, v in whole.settings.items() if k not in rest
     }
 
 
+def test_comparisons_may_be_pairs_as_in_a_run_s_own_config(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("seeds: [0]\ncells: [{key: a}, {key: b}, {key: c}]\ncomparisons: [[b, a], [c, b]]")
+    assert study.read(path, keys=["b"]).settings["comparisons"] == [["b", "a"]]
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("seeds: [0]", "--cells wants a list"),
-        ("seeds: [0]\ncells: [a]", "--cells wants a list"),
+        ("seeds: [0]", "--cells wants lists"),
+        ("seeds: [0]\ncells: [a]", "--cells wants lists"),
+        ("seeds: [0]\ncells: [{key: a}]\ncomparisons: 3", "--cells wants lists"),
+        ("seeds: [0]\ncells: [{key: a}]\ncomparisons: {a: b}", "study.yaml: comparisons: a: wants the list of cells"),
         ("seeds: [0]\ncells: [{key: a}, {}]", "has no cell 'b'; it has a, None"),
     ],
 )
