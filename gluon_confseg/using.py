@@ -68,13 +68,11 @@ def open_split(
     where it cannot be found or opened, has no labels or other classes than the run.
     """
     settings, path = run.config, run.folder / RESULTS_FILE
-    trained_on = results.read(path).dataset.source if path.is_file() else None
-    root, source = None, "built-in"
-    if data_root is not None or trained_on != "built-in":
-        root, source = find_root(settings.data.name, data_root)
-    if root is None and trained_on not in (None, "built-in"):
-        raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
+    trained_on = results.read(path).dataset.source if data_root is None and path.is_file() else None
+    root, source = (None, "built-in") if trained_on == "built-in" else find_root(settings.data.name, data_root)
     if root is None:
+        if trained_on not in (None, "built-in"):
+            raise ConfsegError(f"{run.folder} was trained on a data set of yours; say where it is with --data-root")
         root = built_in_root(settings)
     if split is not None:
         dataset = open_dataset(settings.data.name, root, split)
