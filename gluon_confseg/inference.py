@@ -17,7 +17,7 @@ from .scores_on_host import OnHost
 T = TypeVar("T")
 Arrays = Dict[str, mx.nd.NDArray]
 Array = Union[mx.nd.NDArray, np.ndarray]
-Labels = Dict[str, Union[mx.nd.NDArray, np.ndarray]]  # uint8 (H, W) by view, on the device or in memory
+Labels = Dict[str, Array]  # uint8 (H, W) by view, on the device or in memory
 
 _OVERLAP = 3  # neighbouring windows share one part in so many
 _SMALL = 3 * 512 * 1024  # bytes; beyond, a second queued pass's memory counts, and labels are little of the time

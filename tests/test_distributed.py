@@ -22,9 +22,8 @@ CHECKPOINT = "baseline.checkpoint.npz"
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+def environment(environment):
+    return {**environment, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
 def job(workers, output):
